@@ -1,0 +1,3 @@
+//! The `arauto` command.
+
+fn main() {}
