@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub mod ledger;
 pub mod outcome;
+pub mod window;
 
 /// One Kafka record, its bytes copied out of the client's buffer once and shared from there on.
 #[derive(Debug, Clone)]

@@ -1,0 +1,259 @@
+//! The only file that sees everything: builds the parts, starts them, and takes them down in order.
+//!
+//! Down: stop intake → finish what is under way → hand on what waits → commit → leave the group → flush → end.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, atomic::AtomicU64},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{runtime::Handle, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::{group::Group, observe::Observation, tasks::Tasks};
+use crate::{
+    admin::{self, Health},
+    config::settings::Settings,
+    http::{self, guard::Guard},
+    kafka::{observer::Observer, producer::Producer, topics::Admin},
+    metrics::{Metrics, Window as WindowNow},
+    pipeline::{
+        assignment::{Assignment, Shared},
+        commit::Committer,
+        decode::Decoder,
+        lane::lanes::{self, Lanes},
+        positions::{self, Positions},
+        retry::Ladder,
+        settle::{self, Settler},
+        window::Window,
+    },
+    registry::Registry,
+};
+
+mod group;
+mod observe;
+mod reload;
+pub mod signal;
+mod startup;
+pub mod tasks;
+
+/// How long the tasks may take to end when everything they worked for is done.
+const LAST_TASKS: Duration = Duration::from_secs(5);
+/// Lanes are looked at this often whether they can be taken down.
+const RETIRE: Duration = Duration::from_secs(15);
+
+/// One process of Arauto.
+pub struct App {
+    settings: Arc<Settings>,
+    tasks: Tasks,
+    health: Health,
+    metrics: Metrics,
+    registry: Arc<Registry>,
+    admin: Option<SocketAddr>,
+    /// Stops the intake; the tasks go on until what was taken in has ended.
+    stop: CancellationToken,
+}
+
+impl App {
+    /// Prepares a process and starts its admin server; nothing touches Kafka yet.
+    pub async fn new(settings: Settings) -> anyhow::Result<Self> {
+        let (tasks, health) = (Tasks::new(), Health::new());
+        let metrics = Metrics::new(settings.admin.max_endpoint_series);
+        metrics.set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
+        let mut admin = None;
+        if let Some(listen) = settings.admin.listen {
+            let (server, address) = admin::Server::bind(listen, health.clone(), metrics.clone())
+                .await
+                .with_context(|| format!("the admin server cannot listen on {listen} (admin.listen)"))?;
+            let until = tasks.token().clone();
+            tasks.spawn_essential("admin server", async move { Ok(server.run(until).await?) });
+            admin = Some(address);
+        }
+        let registry = Arc::new(Registry::new(settings.endpoints.clone()));
+        let settings = Arc::new(settings);
+        Ok(Self { settings, tasks, health, metrics, registry, admin, stop: CancellationToken::new() })
+    }
+
+    /// Where the admin server listens.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Runs until `stop` resolves or something fails that cannot heal. `reload` is the file to read again.
+    pub async fn run(self, stop: impl Future<Output = ()>, reload: Option<PathBuf>) -> anyhow::Result<()> {
+        let failed = self.tasks.token().clone();
+        tokio::pin!(stop);
+        let started = tokio::select! {
+            started = self.start(reload) => started,
+            () = &mut stop => { self.stop.cancel(); Ok(None) }
+            () = failed.cancelled() => Ok(None),
+        };
+        let group = match started {
+            Ok(group) => group,
+            Err(error) => {
+                self.stop.cancel();
+                self.tasks.close_and_wait(Instant::now() + LAST_TASKS).await;
+                return Err(error);
+            }
+        };
+        if group.is_some() {
+            tokio::select! {
+                () = &mut stop => {}
+                () = failed.cancelled() => {}
+            }
+        }
+        self.take_down(group).await
+    }
+
+    async fn start(&self, reload: Option<PathBuf>) -> anyhow::Result<Option<Started>> {
+        let settings = &self.settings;
+        let producer = Producer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
+        let observer = Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
+        let client = http::Client::new(Guard::new(settings.security.allow.clone())).context("no HTTP client")?;
+        let admin = Admin::new(&settings.kafka)?;
+        startup::topics(&admin, settings, &self.health).await?;
+        let positions = Arc::new(Positions::new(positions::Options {
+            prefix: settings.topics.prefix.clone(),
+            group: settings.kafka.group.clone(),
+            start: settings.kafka.start,
+            observer: observer.clone(),
+            producer: producer.clone(),
+            runtime: Handle::current(),
+            tasks: self.tasks.clone(),
+            metrics: self.metrics.clone(),
+            stop: self.stop.clone(),
+        }));
+        let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
+        let shared = self.pipeline(&positions, &producer, client, namespace);
+        let assignment = Arc::new(Assignment::new(
+            Arc::clone(&shared),
+            settings.topics.prefix.clone(),
+            settings.limits.drain,
+            Handle::current(),
+            self.health.clone(),
+        ));
+        let group = Group::new(settings, assignment, topics, self.stop.clone());
+        group.start(&self.tasks, &shared.committer);
+        Observation { settings: Arc::clone(settings), observer, positions, group: group.clone() }
+            .start(&shared, &self.health, self.stop.clone());
+        self.tend(&shared, reload)?;
+        info!(group = settings.kafka.group, "running");
+        Ok(Some(Started { group, producer }))
+    }
+
+    fn pipeline(
+        &self,
+        positions: &positions::Shared,
+        producer: &Producer,
+        client: http::Client,
+        namespace: Arc<str>,
+    ) -> Arc<Shared> {
+        let Self { settings, tasks, metrics, .. } = self;
+        let limits = &settings.limits;
+        let window = Arc::new(Window::new(limits.in_flight, limits.in_flight_bytes));
+        let watched = Arc::clone(&window);
+        metrics.watch_window(move || WindowNow {
+            in_flight: watched.in_flight(),
+            in_flight_bytes: watched.in_flight_bytes(),
+            used_ratio: watched.used_ratio(),
+        });
+        let settler = Settler::new(settle::Options {
+            prefix: settings.topics.prefix.clone(),
+            ladder: Ladder::new(settings.topics.tiers.iter().copied()),
+            on_removed: settings.on_removed,
+            unknown_grace: i64::try_from(settings.unknown_grace.as_millis()).unwrap_or(i64::MAX),
+            producer: producer.clone(),
+            tasks: tasks.clone(),
+            metrics: metrics.clone(),
+            health: self.health.clone(),
+        });
+        let lanes = lanes::Shared::new(
+            client,
+            settler.clone(),
+            Arc::clone(&window),
+            limits.hold,
+            tasks.clone(),
+            metrics.clone(),
+        );
+        Arc::new(Shared {
+            registry: Arc::clone(&self.registry),
+            decoder: Decoder::new(&settings.events, namespace),
+            lanes: Arc::new(Lanes::new(lanes)),
+            settler,
+            window,
+            positions: Arc::clone(positions),
+            committer: Arc::new(Committer::new(Arc::clone(positions), metrics.clone())),
+            tasks: tasks.clone(),
+            metrics: metrics.clone(),
+            hold: limits.hold,
+            commit_interval: limits.commit_interval,
+            epochs: AtomicU64::new(1),
+            reopened: Mutex::default(),
+        })
+    }
+
+    /// What goes on beside the pipeline: idle lanes, reloads.
+    fn tend(&self, shared: &Arc<Shared>, reload: Option<PathBuf>) -> anyhow::Result<()> {
+        let (lanes, until) = (Arc::clone(&shared.lanes), self.tasks.token().clone());
+        self.tasks.spawn_essential("lane keeper", async move {
+            while until.run_until_cancelled(tokio::time::sleep(RETIRE)).await.is_some() {
+                lanes.retire_idle();
+            }
+            Ok(())
+        });
+        if let Some(path) = reload {
+            let reloader = reload::Reloader {
+                path,
+                settings: Arc::clone(&self.settings),
+                registry: Arc::clone(&self.registry),
+                lanes: Arc::clone(&shared.lanes),
+                metrics: self.metrics.clone(),
+                health: self.health.clone(),
+            };
+            let until = self.tasks.token().clone();
+            let service = reloader.service()?;
+            self.tasks.spawn_essential("reload", async move {
+                until.run_until_cancelled(service).await;
+                Ok(())
+            });
+        }
+        Ok(())
+    }
+
+    async fn take_down(&self, started: Option<Started>) -> anyhow::Result<()> {
+        self.health.stopping();
+        self.stop.cancel();
+        let deadline = Instant::now() + self.settings.limits.shutdown_grace;
+        if let Some(Started { group, producer }) = started {
+            group.ended().await;
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+            let flushed = self.tasks.spawn_blocking("flush", move || producer.flush(left)).await;
+            if !matches!(flushed, Ok(Ok(()))) {
+                warn!("not every record was acknowledged in time, their offsets are not committed");
+            }
+        }
+        let left = self.tasks.close_and_wait(deadline.max(Instant::now() + LAST_TASKS)).await;
+        if left > 0 {
+            warn!(left, "tasks were still at work");
+        }
+        match self.tasks.take_failure() {
+            Some(failure) => Err(failure),
+            None => Ok(info!("stopped")),
+        }
+    }
+}
+
+/// What a started process has to end in order.
+struct Started {
+    group: Group,
+    producer: Producer,
+}

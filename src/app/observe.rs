@@ -1,0 +1,104 @@
+//! Looks at the cluster from beside, on a thread of its own: the state topic, topics that come, lag, brokers.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{group::Group, startup};
+use crate::{
+    admin::Health,
+    config::settings::Settings,
+    kafka::{consumer, observer::Observer},
+    pipeline::{assignment::Shared, delivery::now, positions::Positions},
+};
+
+/// The state topic is looked at this often.
+const STATE: Duration = Duration::from_millis(500);
+/// Lag and the brokers are looked at this often.
+const LAG: Duration = Duration::from_secs(2);
+/// New topics are looked for this often.
+const TOPICS: Duration = Duration::from_secs(5);
+
+/// The observer's work.
+pub(super) struct Observation {
+    pub(super) settings: Arc<Settings>,
+    pub(super) observer: Observer,
+    pub(super) positions: Arc<Positions>,
+    pub(super) group: Group,
+}
+
+impl Observation {
+    /// Starts to look, until the stop.
+    pub(super) fn start(self, shared: &Arc<Shared>, health: &Health, stop: CancellationToken) {
+        let (shared_, health) = (Arc::clone(shared), health.clone());
+        shared.tasks.spawn_blocking("observer", move || self.run(&shared_, &health, &stop));
+    }
+
+    fn run(&self, shared: &Shared, health: &Health, stop: &CancellationToken) {
+        let (mut lag, mut topics) = (Instant::now(), Instant::now() + TOPICS);
+        while !stop.is_cancelled() {
+            self.positions.follow();
+            if Instant::now() >= lag {
+                self.report(health, self.look_at_lag(shared));
+                health.joined(self.group.is_member());
+                lag = Instant::now() + LAG;
+            }
+            if Instant::now() >= topics {
+                self.report(health, self.look_for_topics());
+                topics = Instant::now() + TOPICS;
+            }
+            std::thread::sleep(STATE);
+        }
+    }
+
+    fn report(&self, health: &Health, looked: Result<(), consumer::Error>) {
+        match looked {
+            Ok(()) => health.brokers(true, None),
+            Err(error) => {
+                warn!(brokers = self.settings.kafka.brokers, %error, "the brokers do not answer");
+                health.brokers(false, Some(error.to_string()));
+            }
+        }
+    }
+
+    fn look_at_lag(&self, shared: &Shared) -> Result<(), consumer::Error> {
+        let assigned = shared.committer.assigned();
+        if assigned.is_empty() {
+            return self.observer.topics().map(drop);
+        }
+        let partitions: Vec<_> = assigned.iter().map(|(of, _)| of.clone()).collect();
+        let committed = self.observer.committed(&partitions)?;
+        for ((of, life), committed) in assigned.into_iter().zip(committed) {
+            let (low, high) = match self.observer.watermarks(&of) {
+                Ok(bounds) => bounds,
+                Err(error) => {
+                    debug!(topic = %of.topic, partition = of.partition, %error, "bounds unknown");
+                    continue;
+                }
+            };
+            life.see_end(high);
+            let committed = committed.map_or(low, |(offset, _)| offset);
+            life.compare_committed(committed);
+            if life.is_ending() {
+                continue;
+            }
+            let gauges = shared.metrics.add_partition(&of.topic, of.partition);
+            gauges.lag((high - committed).max(0));
+            let oldest = life.oldest_timestamp().map_or(0, |timestamp| now() - timestamp);
+            gauges.oldest_unsettled(Duration::from_millis(u64::try_from(oldest).unwrap_or(0)));
+        }
+        Ok(())
+    }
+
+    fn look_for_topics(&self) -> Result<(), consumer::Error> {
+        let all = self.observer.topics()?;
+        let sources = startup::sources(&self.settings, &all);
+        if let Err(error) = self.positions.ensure_starts(&sources) {
+            warn!(%error, "the start of a new topic could not be noted down, it is not read yet");
+            return Ok(());
+        }
+        self.group.subscribe(startup::subscribed(&self.settings, &all))
+    }
+}

@@ -1,0 +1,82 @@
+//! Reads the configuration again on SIGHUP and when its files have changed, and keeps the last good one.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tracing::{error, info, warn};
+
+use super::signal::Hangups;
+use crate::{
+    admin::Health,
+    config::{
+        self,
+        reload::{Trigger, Verdict, judge, needs_restart},
+        settings::Settings,
+        watch::Watch,
+    },
+    metrics::Metrics,
+    pipeline::lane::lanes::Lanes,
+    registry::Registry,
+};
+
+/// What a reload reads and what it changes.
+pub(super) struct Reloader {
+    pub(super) path: PathBuf,
+    /// What runs now.
+    pub(super) settings: Arc<Settings>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) metrics: Metrics,
+    pub(super) health: Health,
+}
+
+impl Reloader {
+    /// The service; it listens from now on.
+    pub(super) fn service(mut self) -> anyhow::Result<impl Future<Output = ()>> {
+        let mut watch = Watch::new(&self.path);
+        let mut hangups = Hangups::listen()?;
+        Ok(async move {
+            loop {
+                let trigger = tokio::select! {
+                    () = hangups.recv() => Trigger::Signal,
+                    () = watch.quiet_change() => Trigger::FileChange,
+                };
+                self.reload(trigger).await;
+            }
+        })
+    }
+
+    async fn reload(&mut self, trigger: Trigger) {
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let rejected = match loaded {
+            Ok(Ok(settings)) => match judge(&self.settings, &settings, trigger) {
+                Verdict::Apply => return self.apply(settings, trigger),
+                Verdict::NeedsSignal { removed, of } => {
+                    format!("{removed} of {of} endpoints would be removed; send SIGHUP to do it")
+                }
+            },
+            Ok(Err(mistakes)) => mistakes.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        error!(?trigger, reason = rejected, "configuration not taken over, the last good one stays");
+        self.metrics.reload(false);
+        self.health.reload(Err(rejected));
+    }
+
+    fn apply(&mut self, settings: Settings, trigger: Trigger) {
+        for section in needs_restart(&self.settings, &settings) {
+            warn!(section, "a change of this section needs a restart");
+        }
+        self.metrics.set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
+        self.registry.replace(settings.endpoints.clone());
+        let snapshot = self.registry.snapshot();
+        self.lanes.update(|id| snapshot.by_id(id));
+        info!(?trigger, endpoints = settings.endpoints.len(), "configuration taken over");
+        // What needs a restart keeps being compared with what runs.
+        let mut running = (*self.settings).clone();
+        running.endpoints = settings.endpoints;
+        self.settings = Arc::new(running);
+        self.metrics.reload(true);
+        self.health.reload(Ok(()));
+    }
+}

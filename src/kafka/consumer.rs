@@ -1,0 +1,470 @@
+//! The group's consumer: one client, one queue per assigned partition, polled by a thread of its own.
+//!
+//! Hides what rdkafka forces on its users: the callback that cannot reach its consumer, queues that must be split
+//! before the assignment takes effect, and a wake-up that is known to get lost. Knows nothing of deliveries.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use rdkafka::{
+    ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{
+        BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue,
+    },
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Headers as _},
+    types::RDKafkaRespErr,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::client_config;
+use crate::{
+    config::settings::Kafka,
+    pipeline::{Headers, Record},
+};
+
+/// How long one poll of the main queue waits; also how late a stop is noticed.
+const POLL: Duration = Duration::from_millis(100);
+/// A split queue can miss its wake-up (rust-rdkafka issue 840), so an idle one is looked at this often.
+const WATCHDOG: Duration = Duration::from_secs(1);
+/// Longest wait of one look-up; whoever needs the answer asks again.
+const LOOK_UP: Duration = Duration::from_secs(10);
+/// How often the client tells whether it is a member of its group.
+const STATISTICS: Duration = Duration::from_secs(1);
+
+/// A partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TopicPartition {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub partition: i32,
+}
+
+/// How members of the group agree on who reads what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// KIP-848: the brokers assign.
+    Consumer,
+    /// The older one, with the cooperative assignor.
+    Classic,
+}
+
+/// What happens with the assignment. Called on the polling thread, which may block; heart-beats go on meanwhile.
+pub trait Rebalance: Send + Sync + 'static {
+    /// Where to begin: an explicit offset for every partition. `None` gives up, because the process stops.
+    fn positions(&self, consumer: &Consumer, partitions: &[TopicPartition]) -> Option<Vec<i64>>;
+    /// The partitions are ours and their queues are split.
+    fn assigned(&self, queues: Vec<Queue>);
+    /// The partitions are taken away; when this returns nothing of them may be committed any more.
+    fn revoked(&self, partitions: &[TopicPartition], lost: bool);
+}
+
+/// Why the consumer cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The brokers do not offer the KIP-848 protocol.
+    #[error("the brokers do not offer the consumer group protocol (KIP-848)")]
+    ProtocolUnsupported,
+    /// Something that can never heal.
+    #[error("the Kafka consumer cannot go on: {0}")]
+    Fatal(String),
+    /// The client could not be made: a property is wrong.
+    #[error("the Kafka consumer cannot be made: {0}")]
+    Create(#[source] KafkaError),
+    /// Any other error of one call.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+}
+
+impl Error {
+    /// Was a commit refused because the member's epoch or generation is not the group's? It may still get through.
+    pub fn is_stale(&self) -> bool {
+        use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, StaleMemberEpoch};
+        matches!(
+            self,
+            Self::Kafka(KafkaError::ConsumerCommit(IllegalGeneration | RebalanceInProgress | StaleMemberEpoch))
+        )
+    }
+}
+
+/// The group's consumer. Cheap to clone.
+#[derive(Clone)]
+pub struct Consumer(Arc<BaseConsumer<Context>>);
+
+impl Consumer {
+    /// Makes the client; joins nothing yet. `prefetch` bounds the bytes fetched ahead per partition.
+    pub fn new(
+        kafka: &Kafka,
+        protocol: GroupProtocol,
+        prefetch: usize,
+        rebalance: Arc<dyn Rebalance>,
+    ) -> Result<Self, Error> {
+        let context = Context { rebalance, consumer: OnceLock::new(), member: AtomicBool::new(false) };
+        let config = config(kafka, protocol, prefetch);
+        let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(Error::Create)?;
+        let consumer = Arc::new(consumer);
+        let known = consumer.context().consumer.set(Arc::downgrade(&consumer));
+        assert!(known.is_ok(), "the consumer is made known to its context once");
+        Ok(Self(consumer))
+    }
+
+    /// Is the process a member of the group, with or without partitions, as far as the client knows?
+    pub fn is_member(&self) -> bool {
+        self.0.context().member.load(Ordering::Acquire)
+    }
+
+    /// Subscribes to exactly these topics, instead of those before. An empty list leaves the group.
+    pub fn subscribe(&self, topics: &[String]) -> Result<(), Error> {
+        if topics.is_empty() {
+            self.0.unsubscribe();
+            return Ok(());
+        }
+        Ok(self.0.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?)
+    }
+
+    /// Serves the client's callbacks until stopped; blocks its thread.
+    pub fn poll_until(&self, stop: &CancellationToken) -> Result<(), Error> {
+        while !stop.is_cancelled() {
+            match self.0.poll(POLL) {
+                None => {}
+                // Queues are split before the assignment takes effect, so nothing should arrive here.
+                Some(Ok(message)) if !stop.is_cancelled() => {
+                    error!(topic = message.topic(), partition = message.partition(), "record on the main queue");
+                    return Err(Error::Fatal("a record arrived outside its partition's queue".to_owned()));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => self.judge(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the group and closes the client; blocks its thread. Every queue must be gone.
+    pub fn close(self) {
+        self.0.unsubscribe();
+        let closed = CancellationToken::new();
+        closed.cancel();
+        drop(self.0);
+    }
+
+    /// Commits and waits for the answer; blocks its thread.
+    pub fn commit(&self, commits: &[(TopicPartition, i64, String)]) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(commits.len());
+        for (of, offset, metadata) in commits {
+            let mut element = list.add_partition(&of.topic, of.partition);
+            element.set_offset(Offset::Offset(*offset))?;
+            element.set_metadata(metadata);
+        }
+        Ok(self.0.commit(&list, CommitMode::Sync)?)
+    }
+
+    /// The group's committed offsets and their metadata; `None` where there is none. Blocks its thread.
+    pub fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<(i64, String)>>, Error> {
+        committed(&self.0, of)
+    }
+
+    /// The first and the end offset of a partition, as a reader of committed records sees them. Blocks its thread.
+    pub fn watermarks(&self, of: &TopicPartition) -> Result<(i64, i64), Error> {
+        Ok(self.0.fetch_watermarks(&of.topic, of.partition, LOOK_UP)?)
+    }
+
+    /// Goes on reading at an offset; what was fetched before is forgotten. Blocks its thread.
+    pub fn seek(&self, of: &TopicPartition, offset: i64) -> Result<(), Error> {
+        Ok(self.0.seek(&of.topic, of.partition, Offset::Offset(offset), LOOK_UP)?)
+    }
+
+    /// Stops fetching a partition and forgets what was fetched: for long waits only.
+    pub fn pause(&self, of: &TopicPartition) -> Result<(), Error> {
+        Ok(self.0.pause(&one(of))?)
+    }
+
+    /// Fetches a paused partition again.
+    pub fn resume(&self, of: &TopicPartition) -> Result<(), Error> {
+        Ok(self.0.resume(&one(of))?)
+    }
+
+    fn judge(&self, error: KafkaError) -> Result<(), Error> {
+        if let Some((code, reason)) = self.0.client().fatal_error() {
+            return Err(match code {
+                RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature => {
+                    Error::ProtocolUnsupported
+                }
+                _ => Error::Fatal(reason),
+            });
+        }
+        if let Some(RDKafkaErrorCode::GroupAuthorizationFailed) = error.rdkafka_error_code() {
+            warn!(%error, "the group may not be joined with these credentials");
+        } else {
+            warn!(%error, "kafka consumer error");
+        }
+        Ok(())
+    }
+}
+
+/// Everything set here the commit logic relies on; the configuration refuses these keys.
+fn config(kafka: &Kafka, protocol: GroupProtocol, prefetch: usize) -> ClientConfig {
+    let mut config = client_config(kafka);
+    config
+        .set("group.id", &kafka.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Every start position is given explicitly; one that is not in the log is an event, not a guess.
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        // Per partition, because each has a queue of its own.
+        .set("queued.max.messages.kbytes", (prefetch / 1024).max(1).to_string())
+        .set("queued.min.messages", "10000")
+        .set("fetch.message.max.bytes", prefetch.clamp(1024, 1_000_000_000).to_string())
+        // A full queue is looked at again this soon; the default of one second saws (librdkafka issue 3662).
+        .set("fetch.queue.backoff.ms", "20")
+        .set("statistics.interval.ms", STATISTICS.as_millis().to_string());
+    match protocol {
+        GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
+        GroupProtocol::Classic => {
+            config.set("group.protocol", "classic").set("partition.assignment.strategy", "cooperative-sticky")
+        }
+    };
+    config
+}
+
+/// See [`Consumer::committed`]; for any consumer of the group.
+pub(super) fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    of: &[TopicPartition],
+) -> Result<Vec<Option<(i64, String)>>, Error> {
+    let mut list = TopicPartitionList::with_capacity(of.len());
+    for one in of {
+        list.add_partition(&one.topic, one.partition);
+    }
+    let answer = consumer.committed_offsets(list, LOOK_UP)?;
+    let position = |one: &TopicPartition| match answer.find_partition(&one.topic, one.partition) {
+        Some(element) => {
+            element.error()?;
+            Ok(match element.offset() {
+                Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+                _ => None,
+            })
+        }
+        None => Ok(None),
+    };
+    of.iter().map(position).collect()
+}
+
+fn one(of: &TopicPartition) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition(&of.topic, of.partition);
+    list
+}
+
+/// What a queue has next.
+#[derive(Debug)]
+pub enum Next {
+    /// A record.
+    Record(Record),
+    /// The end of the partition was reached.
+    End,
+    /// The position is not in the log any more.
+    OutOfRange,
+    /// The log was truncated below the position.
+    Truncated,
+}
+
+/// One assigned partition's records.
+pub struct Queue {
+    /// The partition.
+    pub of: TopicPartition,
+    /// Where it begins.
+    pub position: i64,
+    /// The consumer it belongs to.
+    pub consumer: Consumer,
+    queue: PartitionQueue<Context>,
+    filled: Arc<Notify>,
+    names: Vec<Arc<str>>,
+}
+
+impl Queue {
+    /// What comes next; `None` when nothing came for a while. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Next> {
+        loop {
+            if let Some(next) = self.try_next() {
+                return Some(next);
+            }
+            if tokio::time::timeout(WATCHDOG, self.filled.notified()).await.is_err() {
+                return self.try_next();
+            }
+        }
+    }
+
+    /// What is there at once.
+    pub fn try_next(&mut self) -> Option<Next> {
+        loop {
+            return Some(match self.queue.poll(Duration::ZERO)? {
+                Ok(message) => Next::Record(copy(&message, &self.of.topic, &mut self.names)),
+                Err(KafkaError::PartitionEOF(_)) => Next::End,
+                Err(error) => match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Next::OutOfRange,
+                    Some(RDKafkaErrorCode::LogTruncation) => Next::Truncated,
+                    _ => {
+                        warn!(topic = %self.of.topic, partition = self.of.partition, %error, "partition cannot be read");
+                        continue;
+                    }
+                },
+            });
+        }
+    }
+}
+
+/// Copies a record out of the client's buffer: one allocation for all its bytes.
+fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>, names: &mut Vec<Arc<str>>) -> Record {
+    let mut headers: Vec<(Arc<str>, Option<&[u8]>)> = Vec::new();
+    let theirs = message.headers();
+    for (index, theirs) in theirs.iter().flat_map(|theirs| (0..theirs.count()).map(move |index| (index, theirs))) {
+        // rdkafka panics on a header name that is not UTF-8, which no well-behaved producer can write.
+        match catch_unwind(AssertUnwindSafe(|| theirs.get(index))) {
+            Ok(header) => headers.push((intern(names, header.key), header.value)),
+            Err(_) => warn!(%topic, offset = message.offset(), index, "header without a readable name left out"),
+        }
+    }
+    let size = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    let total = size(message.key())
+        + size(message.payload())
+        + headers.iter().map(|(_, value)| size(*value)).sum::<usize>();
+    let mut buffer = BytesMut::with_capacity(total);
+    let mut take = |bytes: Option<&[u8]>| -> Option<Bytes> {
+        bytes.map(|bytes| {
+            buffer.extend_from_slice(bytes);
+            buffer.split().freeze()
+        })
+    };
+    Record {
+        topic: Arc::clone(topic),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(-1),
+        key: take(message.key()),
+        value: take(message.payload()),
+        headers: Headers(headers.into_iter().map(|(name, value)| (name, take(value))).collect()),
+    }
+}
+
+/// Header names repeat from record to record, so the latest are kept.
+fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
+    /// More names than most producers use; odd records push the oldest out.
+    const KEPT: usize = 32;
+    if let Some(known) = names.iter().find(|known| &***known == name) {
+        return Arc::clone(known);
+    }
+    if names.len() == KEPT {
+        names.remove(0);
+    }
+    let name: Arc<str> = name.into();
+    names.push(Arc::clone(&name));
+    name
+}
+
+/// What rdkafka calls back into.
+struct Context {
+    rebalance: Arc<dyn Rebalance>,
+    consumer: OnceLock<Weak<BaseConsumer<Self>>>,
+    member: AtomicBool,
+}
+
+/// The part of the statistics that is looked at:
+/// <https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md#cgrp>.
+#[derive(serde::Deserialize)]
+struct Statistics<'a> {
+    #[serde(borrow)]
+    cgrp: Option<GroupStatistics<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct GroupStatistics<'a> {
+    state: &'a str,
+    join_state: &'a str,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::Context.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        super::Context.error(error, reason);
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        let Ok(Statistics { cgrp: Some(group) }) = serde_json::from_slice(json) else { return };
+        self.member.store(group.state == "up" && group.join_state == "steady", Ordering::Release);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, base: &BaseConsumer<Self>, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions: Vec<TopicPartition> = list
+            .elements()
+            .iter()
+            .map(|element| TopicPartition { topic: element.topic().into(), partition: element.partition() })
+            .collect();
+        let done = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(base, list, &partitions)
+        } else {
+            self.rebalance.revoked(&partitions, base.assignment_lost());
+            match base.rebalance_protocol() {
+                RebalanceProtocol::Cooperative => base.incremental_unassign(list),
+                RebalanceProtocol::Eager | RebalanceProtocol::None => base.unassign(),
+            }
+        };
+        if let Err(error) = done {
+            error!(%error, "the assignment could not be changed");
+        }
+    }
+}
+
+impl Context {
+    fn assign(
+        &self,
+        base: &BaseConsumer<Self>,
+        list: &mut TopicPartitionList,
+        partitions: &[TopicPartition],
+    ) -> Result<(), KafkaError> {
+        let consumer = self.consumer.get().and_then(Weak::upgrade).map(Consumer);
+        let positions = consumer.as_ref().and_then(|consumer| self.rebalance.positions(consumer, partitions));
+        let mut queues = Vec::with_capacity(partitions.len());
+        if let (Some(consumer), Some(positions)) = (&consumer, positions) {
+            for (of, position) in partitions.iter().zip(positions) {
+                if let Some(mut element) = list.find_partition(&of.topic, of.partition) {
+                    element.set_offset(Offset::Offset(position))?;
+                }
+                // Before the assignment takes effect: nothing can reach the main queue in between.
+                queues.extend(split(consumer, of, position));
+            }
+        }
+        match base.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => base.incremental_assign(list)?,
+            RebalanceProtocol::Eager | RebalanceProtocol::None => base.assign(list)?,
+        }
+        self.rebalance.assigned(queues);
+        Ok(())
+    }
+}
+
+fn split(consumer: &Consumer, of: &TopicPartition, position: i64) -> Option<Queue> {
+    let mut queue = consumer.0.split_partition_queue(&of.topic, of.partition)?;
+    let filled = Arc::new(Notify::new());
+    let wake = Arc::clone(&filled);
+    queue.set_nonempty_callback(move || wake.notify_one());
+    Some(Queue { of: of.clone(), position, consumer: consumer.clone(), queue, filled, names: Vec::new() })
+}
+

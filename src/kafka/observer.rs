@@ -1,0 +1,123 @@
+//! Looks at the cluster beside the group's consumer: topics, watermarks, committed offsets, the state topic.
+//!
+//! Every call blocks its thread; none of them joins the group or moves an offset of a running one.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::KafkaError,
+};
+
+use crate::config::settings::Kafka;
+use super::{
+    consumer::{Error, TopicPartition, committed},
+    Context, client_config,
+};
+
+/// Longest wait of one look-up; whoever needs the answer asks again.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
+/// A key and its value on a compacted topic; no value removes the key.
+pub type Entry = (String, Option<Vec<u8>>);
+
+/// A client that reads without being a member of the group.
+#[derive(Clone)]
+pub struct Observer(Arc<BaseConsumer<Context>>);
+
+impl Observer {
+    /// Makes the client, which looks at the offsets of the configured group.
+    pub fn new(kafka: &Kafka) -> Result<Self, Error> {
+        let mut config = client_config(kafka);
+        config
+            .set("group.id", &kafka.group)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("enable.partition.eof", "true")
+            // It reads one small topic.
+            .set("queued.max.messages.kbytes", "1024");
+        config.create_with_context(Context).map(|consumer| Self(Arc::new(consumer))).map_err(Error::Create)
+    }
+
+    /// The cluster's id; `None` when the brokers do not tell.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.0.client().fetch_cluster_id(LOOK_UP)
+    }
+
+    /// Every topic there is with the numbers of its partitions.
+    pub fn topics(&self) -> Result<BTreeMap<String, Vec<i32>>, Error> {
+        let metadata = self.0.fetch_metadata(None, LOOK_UP)?;
+        let readable = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        Ok(readable
+            .map(|topic| (topic.name().to_owned(), topic.partitions().iter().map(|p| p.id()).collect()))
+            .collect())
+    }
+
+    /// The first and the end offset of a partition.
+    pub fn watermarks(&self, of: &TopicPartition) -> Result<(i64, i64), Error> {
+        Ok(self.0.fetch_watermarks(&of.topic, of.partition, LOOK_UP)?)
+    }
+
+    /// The first offset at or after a time (unix milliseconds); the end when there is none.
+    pub fn offset_at(&self, of: &TopicPartition, millis: i64) -> Result<i64, Error> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(&of.topic, of.partition, Offset::Offset(millis))?;
+        let answer = self.0.offsets_for_times(list, LOOK_UP)?;
+        match answer.elements().first().map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => Ok(offset),
+            _ => Ok(self.watermarks(of)?.1),
+        }
+    }
+
+    /// The group's committed offsets and their metadata.
+    pub fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<(i64, String)>>, Error> {
+        committed(&self.0, of)
+    }
+
+    /// Sets the offsets of a group that nobody is a member of; the brokers refuse it otherwise.
+    pub fn set_committed(&self, offsets: &[(TopicPartition, i64)]) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (of, offset) in offsets {
+            list.add_partition_offset(&of.topic, of.partition, Offset::Offset(*offset))?;
+        }
+        Ok(self.0.commit(&list, CommitMode::Sync)?)
+    }
+
+    /// Begins to read a compacted topic of one partition from its first record.
+    pub fn follow(&self, topic: &str) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(topic, 0, Offset::Beginning)?;
+        Ok(self.0.assign(&list)?)
+    }
+
+    /// What the followed topic has next.
+    pub fn next(&self, timeout: Duration) -> Followed {
+        match self.0.poll(timeout) {
+            None => Followed::Nothing,
+            Some(Err(KafkaError::PartitionEOF(_))) => Followed::End,
+            Some(Err(error)) => Followed::Trouble(error.into()),
+            Some(Ok(message)) => match message.key().map(String::from_utf8_lossy) {
+                Some(key) => Followed::Entry((key.into_owned(), message.payload().map(<[u8]>::to_vec))),
+                None => Followed::Nothing,
+            },
+        }
+    }
+}
+
+/// One look at the followed topic.
+#[derive(Debug)]
+pub enum Followed {
+    /// Nothing new.
+    Nothing,
+    /// A record.
+    Entry(Entry),
+    /// Everything there is has been read.
+    End,
+    /// It cannot be read now.
+    Trouble(Error),
+}

@@ -1,0 +1,150 @@
+//! Writes retry, dead-letter and state records: acknowledged by all replicas, idempotent, replaced when fatal.
+//!
+//! One try per call; whoever must not lose the record tries again for as long as it takes.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rdkafka::{
+    ClientConfig,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders, Timestamp},
+    producer::{FutureProducer, FutureRecord, Producer as _},
+};
+use tracing::error;
+
+use super::{Context, client_config};
+use crate::{config::settings::Kafka, pipeline::Headers};
+
+/// A record to write. The partition follows from the key.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The topic.
+    pub topic: String,
+    /// The key.
+    pub key: Option<Bytes>,
+    /// The value.
+    pub value: Option<Bytes>,
+    /// The headers.
+    pub headers: Headers,
+}
+
+/// What the brokers said of a record that is safe.
+#[derive(Debug, Clone, Copy)]
+pub struct Acknowledged {
+    /// The time the brokers appended it, in unix milliseconds, where the topic keeps that.
+    pub appended: Option<i64>,
+}
+
+/// Why a record is not safe.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is larger than the client or the brokers take.
+    #[error("the record is larger than the topic takes")]
+    TooLarge,
+    /// It may get through another time.
+    #[error(transparent)]
+    Kafka(KafkaError),
+    /// The client went away in the middle.
+    #[error("the producer was closed")]
+    Closed,
+}
+
+/// The producer. Cheap to clone.
+#[derive(Clone)]
+pub struct Producer(Arc<Inner>);
+
+struct Inner {
+    config: ClientConfig,
+    client: Mutex<FutureProducer<Context>>,
+}
+
+impl Producer {
+    /// Makes the client; the settings safety stands on are set here and win over those of the configuration.
+    pub fn new(kafka: &Kafka) -> Result<Self, Error> {
+        let mut config = client_config(kafka);
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // A try that got no answer is given up after this long, so that trouble becomes visible.
+            .set("message.timeout.ms", "30000")
+            // Retry and dead-letter records are bounded by the window; the client's own bound must not be the lower.
+            .set("queue.buffering.max.messages", "0")
+            .set("linger.ms", "5")
+            // Originals near the brokers' limit grow by our headers; the brokers decide what is too large.
+            .set("message.max.bytes", "100000000");
+        let client = config.create_with_context(Context).map_err(Error::Kafka)?;
+        Ok(Self(Arc::new(Inner { config, client: Mutex::new(client) })))
+    }
+
+    /// Writes one record and waits until all replicas have it.
+    pub async fn send(&self, record: &Outgoing) -> Result<Acknowledged, Error> {
+        let sent = {
+            let client = self.client();
+            client.send_result(native(record)).map_err(|(error, _)| self.judge(error))?
+        };
+        match sent.await {
+            Ok(Ok(delivery)) => Ok(Acknowledged { appended: appended(delivery.timestamp) }),
+            Ok(Err((error, _))) => Err(self.judge(error)),
+            Err(_) => Err(Error::Closed),
+        }
+    }
+
+    /// Waits until nothing is under way; blocks its thread.
+    pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
+        self.client().flush(timeout)
+    }
+
+    fn client(&self) -> FutureProducer<Context> {
+        self.0.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn judge(&self, error: KafkaError) -> Error {
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+            return Error::TooLarge;
+        }
+        self.replace_if_fatal();
+        Error::Kafka(error)
+    }
+
+    /// A producer in a fatal state never sends again; the records it still held fail and are sent again by a new one.
+    fn replace_if_fatal(&self) {
+        let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((code, reason)) = client.client().fatal_error() else { return };
+        error!(%code, %reason, "the Kafka producer is replaced");
+        match self.0.config.create_with_context(Context) {
+            Ok(fresh) => {
+                let old = std::mem::replace(&mut *client, fresh);
+                // Closing waits for the client's threads; nobody may wait for that here.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => error!(%error, "no new Kafka producer could be made"),
+        }
+    }
+}
+
+fn native(record: &Outgoing) -> FutureRecord<'_, [u8], [u8]> {
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.0.len());
+    for (name, value) in &record.headers.0 {
+        headers = headers.insert(Header { key: name, value: value.as_deref() });
+    }
+    FutureRecord {
+        topic: &record.topic,
+        partition: None,
+        payload: record.value.as_deref(),
+        key: record.key.as_deref(),
+        timestamp: None,
+        headers: Some(headers),
+    }
+}
+
+fn appended(timestamp: Timestamp) -> Option<i64> {
+    match timestamp {
+        Timestamp::LogAppendTime(millis) => Some(millis),
+        Timestamp::NotAvailable | Timestamp::CreateTime(_) => None,
+    }
+}

@@ -1,0 +1,164 @@
+//! One event for one endpoint, on its way.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    Event,
+    lane::Hold,
+    outcome::{Attempt, AttemptResult, Reason, SoFar},
+    ticket::Ticket,
+    window::Place,
+};
+use crate::kafka::headers::Envelope;
+
+/// An event in memory, with the room its bytes take of the window.
+#[derive(Debug)]
+pub struct Held {
+    /// The event.
+    pub event: Event,
+    /// Given back when the last delivery of the event is gone.
+    pub bytes: Place,
+}
+
+/// One event for one endpoint. Times are unix milliseconds.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The event.
+    pub held: Arc<Held>,
+    /// The endpoint's id; `#` and its hash when only that is known.
+    pub endpoint: Arc<str>,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// Those among them that are not charged to the schedule.
+    pub uncharged: u32,
+    /// When it was first seen.
+    pub first_seen: i64,
+    /// When its first attempt began.
+    pub first_attempt: Option<i64>,
+    /// Not to be attempted before.
+    pub due: i64,
+    /// How often it was replayed.
+    pub replays: u32,
+    /// How often it was parked in a row without an attempt, for later releases that space parks by it.
+    pub parks: u32,
+    /// Since when its endpoint is unknown.
+    pub unknown_since: Option<i64>,
+    /// The last HTTP status.
+    pub status: Option<u16>,
+    /// The last error or response excerpt.
+    pub error: Option<String>,
+    /// Had it to wait for the rate limiter?
+    pub throttled: bool,
+    /// The duty to settle it.
+    pub ticket: Ticket,
+    /// Its place in the window.
+    pub place: Place,
+    /// Its place in a lane, while it is in one.
+    pub hold: Option<Hold>,
+}
+
+impl Delivery {
+    /// A delivery that nothing has happened to yet.
+    pub fn first(held: Arc<Held>, endpoint: Arc<str>, ticket: Ticket, place: Place) -> Self {
+        let now = now();
+        Self {
+            held,
+            endpoint,
+            attempts: 0,
+            uncharged: 0,
+            first_seen: now,
+            first_attempt: None,
+            due: now,
+            replays: 0,
+            parks: 0,
+            unknown_since: None,
+            status: None,
+            error: None,
+            throttled: false,
+            ticket,
+            place,
+            hold: None,
+        }
+    }
+
+    /// The same with what its retry record says of it.
+    pub fn with(self, envelope: &Envelope) -> Self {
+        Self {
+            attempts: envelope.attempts,
+            uncharged: envelope.uncharged,
+            first_seen: envelope.first_seen,
+            first_attempt: envelope.first_attempt,
+            due: envelope.due,
+            replays: envelope.replays,
+            parks: envelope.parks,
+            unknown_since: envelope.unknown_since,
+            status: envelope.status,
+            error: envelope.error.clone(),
+            ..self
+        }
+    }
+
+    /// What a retry or dead-letter record says of it.
+    pub fn envelope(&self, reason: Reason) -> Envelope {
+        let event = self.event();
+        Envelope {
+            attempts: self.attempts,
+            uncharged: self.uncharged,
+            first_attempt: self.first_attempt,
+            replays: self.replays,
+            parks: self.parks,
+            unknown_since: self.unknown_since,
+            status: self.status,
+            error: self.error.clone(),
+            ..Envelope::new(event, Arc::clone(&self.endpoint), reason, self.first_seen, self.due)
+        }
+    }
+
+    /// The event.
+    pub fn event(&self) -> &Event {
+        &self.held.event
+    }
+
+    /// Time since it was first seen.
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(u64::try_from(now() - self.first_seen).unwrap_or(0))
+    }
+
+    /// Time since the event's timestamp; `None` when it has none.
+    pub fn latency(&self) -> Option<Duration> {
+        let timestamp = self.event().timestamp;
+        (timestamp >= 0).then(|| Duration::from_millis(u64::try_from(now() - timestamp).unwrap_or(0)))
+    }
+
+    /// Takes in a finished attempt; returns what was known before it.
+    pub fn count(&mut self, attempt: &Attempt) -> SoFar {
+        let so_far = SoFar { attempts: self.attempts - self.uncharged, age: self.age(), now_ms: now() };
+        self.attempts += 1;
+        self.parks = 0;
+        self.status = match attempt.result {
+            AttemptResult::Status(status) => Some(status),
+            AttemptResult::Timeout
+            | AttemptResult::Connect
+            | AttemptResult::Tls
+            | AttemptResult::Dns
+            | AttemptResult::Reset
+            | AttemptResult::Blocked => None,
+        };
+        self.error = Some(attempt.detail.clone()).filter(|detail| !detail.is_empty());
+        so_far
+    }
+
+    /// Must it not wait in memory, because the partition it came from is being taken away?
+    pub fn must_leave(&self) -> bool {
+        self.ticket.partition().is_ending()
+    }
+}
+
+/// The time of day in unix milliseconds, as this instance sees it.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).expect("the year is before 292 million")
+}

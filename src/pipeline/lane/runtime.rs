@@ -1,0 +1,89 @@
+//! What a lane has made of its endpoint's settings: target, signer, limiter. Replaced as a whole by a reload.
+
+use std::{sync::Arc, time::Duration};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    state::{InMemoryState, NotKeyed},
+};
+
+use crate::{
+    config::settings::{Endpoint, Rate},
+    http::{self, Target},
+    pipeline::{
+        delivery::Delivery,
+        outcome::{Attempt, AttemptResult},
+        request::Template,
+        sign::Signer,
+    },
+};
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
+
+/// One version of an endpoint, ready to be used.
+pub(super) struct Runtime {
+    pub(super) endpoint: Arc<Endpoint>,
+    target: Result<Target, http::Error>,
+    template: Template,
+    signer: Signer,
+    pub(super) limiter: Option<Arc<Limiter>>,
+    clock: DefaultClock,
+}
+
+impl Runtime {
+    /// Keeps the limiter's memory when the rate stayed the same.
+    pub(super) fn new(endpoint: Arc<Endpoint>, old: Option<&Self>) -> Self {
+        let kept = old
+            .filter(|old| old.endpoint.rate == endpoint.rate && old.endpoint.burst == endpoint.burst)
+            .map(|old| old.limiter.clone());
+        Self {
+            target: Target::new(&endpoint.url, endpoint.timeout),
+            template: Template::new(&endpoint),
+            signer: Signer::new(&endpoint),
+            limiter: kept.unwrap_or_else(|| endpoint.rate.map(|rate| Arc::new(limiter(rate, endpoint.burst)))),
+            clock: DefaultClock::default(),
+            endpoint,
+        }
+    }
+
+    /// Takes one place of the rate, or tells how long until there is one.
+    pub(super) fn admit(&self) -> Result<(), Duration> {
+        match &self.limiter {
+            None => Ok(()),
+            Some(limiter) => limiter.check().map_err(|not_until| not_until.wait_time_from(self.clock.now())),
+        }
+    }
+
+    /// Signs and sends one request.
+    pub(super) async fn attempt(&self, client: &http::Client, delivery: &Delivery, now: i64) -> Attempt {
+        let target = match &self.target {
+            Ok(target) => target,
+            Err(error) => return impossible(error),
+        };
+        let event = delivery.event();
+        let body = event.value.clone().unwrap_or_default();
+        let mut headers = self.template.headers(event, delivery.attempts + 1);
+        self.signer.sign(&event.id, now.div_euclid(1000), &body, &mut headers);
+        client.attempt(target, headers, body).await
+    }
+}
+
+/// A URL that HTTP cannot use is the endpoint's failure; the configuration lets none through.
+fn impossible(error: &http::Error) -> Attempt {
+    Attempt {
+        result: AttemptResult::Connect,
+        retry_after: None,
+        detail: error.to_string(),
+        duration: Duration::ZERO,
+    }
+}
+
+/// GCRA: never more than `burst` + rate × time in any window.
+fn limiter(rate: Rate, burst: u32) -> Limiter {
+    let burst = std::num::NonZeroU32::new(burst).unwrap_or(std::num::NonZeroU32::MIN);
+    // A period of zero cannot be: a rate has at least one delivery per hour and at most u32::MAX per second.
+    let period = rate.interval().max(Duration::from_nanos(1));
+    let quota = Quota::with_period(period).expect("the period is above zero").allow_burst(burst);
+    RateLimiter::direct(quota)
+}

@@ -1,0 +1,319 @@
+//! Where reading begins: the state topic, start records, and what to do when the log changed under us.
+//!
+//! Everything here blocks its thread and runs on threads of its own, never on a runtime worker.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{runtime::Handle, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    Headers,
+    ledger::metadata::{self, Position},
+    state::{self, Entry, State},
+};
+use crate::{
+    app::tasks::Tasks,
+    config::settings,
+    kafka::{
+        consumer::{self, Consumer, TopicPartition},
+        observer::{Followed, Observer},
+        producer::{Outgoing, Producer},
+        topics::{parse_tier, state_topic},
+    },
+    metrics::{Metrics, Reset},
+};
+
+/// Between tries of what the brokers did not answer.
+const BACKOFF: Duration = Duration::from_millis(500);
+/// Longest wait for the state topic to be read, or for a record of ours to come back.
+const STATE_DEADLINE: Duration = Duration::from_secs(60);
+/// One look at the state topic.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why reading must not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Two groups cannot share retry topics.
+    #[error(
+        "the topics {prefix:?}.* belong to the group {owner:?}, this is the group {group:?}; give it a prefix of its own (topics.prefix)"
+    )]
+    Owned {
+        /// The prefix.
+        prefix: String,
+        /// Whose it is.
+        owner: String,
+        /// Who we are.
+        group: String,
+    },
+    /// The group's offsets are gone.
+    #[error(
+        "the group {group:?} has read before, but the brokers have none of its offsets any more (they expire when a group stands still); decide where it goes on with: arauto offsets --reset earliest|latest|TIME"
+    )]
+    Expired {
+        /// The group.
+        group: String,
+    },
+    /// The brokers do not answer.
+    #[error("the state topic cannot be read: {0}")]
+    State(String),
+    /// Kafka.
+    #[error(transparent)]
+    Kafka(#[from] consumer::Error),
+}
+
+/// Where one partition begins.
+#[derive(Debug)]
+pub struct Start {
+    /// The position.
+    pub position: Position,
+    /// Was a position committed and noted down before?
+    pub begun: bool,
+}
+
+/// What a [`Positions`] is made of.
+pub struct Options {
+    /// Prefix of our topics.
+    pub prefix: String,
+    /// Our group.
+    pub group: String,
+    /// Where a new group begins.
+    pub start: settings::Start,
+    /// A client beside the group's consumer.
+    pub observer: Observer,
+    /// Writes state records.
+    pub producer: Producer,
+    /// The runtime that state records are sent on.
+    pub runtime: Handle,
+    /// Where work is spawned.
+    pub tasks: Tasks,
+    /// Where resets are counted.
+    pub metrics: Metrics,
+    /// Cancelled when the process stops.
+    pub stop: CancellationToken,
+}
+
+/// Knows the state topic and decides where reading begins.
+pub struct Positions {
+    options: Options,
+    state: Mutex<State>,
+}
+
+impl Positions {
+    /// Nothing is known yet.
+    pub fn new(options: Options) -> Self {
+        Self { options, state: Mutex::default() }
+    }
+
+    /// Reads the state topic fully and claims the prefix for our group.
+    pub fn load(&self) -> Result<(), Error> {
+        self.options.observer.follow(&state_topic(&self.options.prefix))?;
+        self.read_until("be read to its end", |_, at_end| at_end)?;
+        if self.state().owner().is_none() {
+            self.write(state::owner(&self.options.group));
+            self.read_until("tell the owner", |state, _| state.owner().is_some())?;
+        }
+        match self.state().owner() {
+            Some(owner) if owner != self.options.group => Err(Error::Owned {
+                prefix: self.options.prefix.clone(),
+                owner: owner.to_owned(),
+                group: self.options.group.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in what is new on the state topic; blocks for a moment at most.
+    pub fn follow(&self) {
+        while !self.options.stop.is_cancelled() {
+            match self.options.observer.next(LOOK) {
+                Followed::Entry((key, value)) => self.take(&key, value.as_deref()),
+                Followed::Trouble(trouble) => return debug!(error = %trouble, "state topic not readable now"),
+                Followed::Nothing | Followed::End => return,
+            }
+        }
+    }
+
+    /// Writes the start record of every source topic that has none.
+    pub fn ensure_starts(&self, topics: &BTreeMap<String, Vec<i32>>) -> Result<(), Error> {
+        for (topic, partitions) in topics {
+            if self.state().has_start(topic) {
+                continue;
+            }
+            let mut offsets = BTreeMap::new();
+            for partition in partitions {
+                let of = TopicPartition { topic: topic.as_str().into(), partition: *partition };
+                let (low, high) = self.options.observer.watermarks(&of)?;
+                offsets.insert(*partition, match self.options.start {
+                    settings::Start::Earliest => low,
+                    settings::Start::Latest => high,
+                });
+            }
+            info!(%topic, ?offsets, "first sight of a source topic, its start is noted down");
+            self.write(state::start(topic, &offsets));
+            self.read_until("tell the start of a topic", |state, _| state.has_start(topic))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses to go on when the group has read before and none of its offsets is left.
+    pub fn check_not_expired(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        let begun = partitions.iter().any(|of| self.state().is_begun(&of.topic, of.partition));
+        if !begun {
+            return Ok(());
+        }
+        let committed = self.options.observer.committed(partitions)?;
+        if committed.iter().any(Option::is_some) {
+            return Ok(());
+        }
+        Err(Error::Expired { group: self.options.group.clone() })
+    }
+
+    /// Where assigned partitions begin; asks until the brokers answer, `None` when the process stops meanwhile.
+    pub fn starts(&self, consumer: &Consumer, partitions: &[TopicPartition]) -> Option<Vec<Start>> {
+        loop {
+            match self.try_starts(consumer, partitions) {
+                Ok(starts) => return Some(starts),
+                Err(_) if self.options.stop.is_cancelled() => return None,
+                Err(trouble) => warn!(error = %trouble, "start positions unknown yet, asking again"),
+            }
+            std::thread::sleep(BACKOFF);
+        }
+    }
+
+    /// Where a partition goes on whose position is not in the log any more, or whose log is another one.
+    pub fn after_reset(&self, consumer: &Consumer, of: &TopicPartition, read_up_to: i64) -> Option<i64> {
+        loop {
+            match consumer.watermarks(of) {
+                Ok((low, high)) => {
+                    let why = if read_up_to < low { Reset::OutOfRange } else { Reset::Truncated };
+                    return Some(self.reset(of, read_up_to, (low, high), why));
+                }
+                Err(_) if self.options.stop.is_cancelled() => return None,
+                Err(trouble) => warn!(error = %trouble, "the log's bounds are unknown yet, asking again"),
+            }
+            std::thread::sleep(BACKOFF);
+        }
+    }
+
+    /// Notes down that a partition's position has been committed; does not block.
+    pub fn note_begun(self: &Arc<Self>, of: &TopicPartition) {
+        let entry = state::begun(&of.topic, of.partition);
+        self.state().apply(&entry.key, Some(&entry.value));
+        let positions = Arc::clone(self);
+        self.options.tasks.spawn_blocking("note begun", move || positions.write(entry));
+    }
+
+    fn try_starts(&self, consumer: &Consumer, partitions: &[TopicPartition]) -> Result<Vec<Start>, consumer::Error> {
+        let committed = consumer.committed(partitions)?;
+        let mut starts = Vec::with_capacity(partitions.len());
+        for (of, committed) in partitions.iter().zip(committed) {
+            let bounds = consumer.watermarks(of)?;
+            let begun = self.state().is_begun(&of.topic, of.partition);
+            let position = match committed {
+                Some((offset, metadata)) => self.committed_start(of, offset, &metadata, bounds),
+                None => Position::at(self.first_start(of, begun, bounds)),
+            };
+            debug!(topic = %of.topic, partition = of.partition, ?position, "start position");
+            starts.push(Start { position, begun });
+        }
+        Ok(starts)
+    }
+
+    fn committed_start(&self, of: &TopicPartition, offset: i64, metadata: &str, bounds: (i64, i64)) -> Position {
+        let (low, high) = bounds;
+        if offset < low {
+            return Position::at(self.reset(of, offset, bounds, Reset::OutOfRange));
+        }
+        if offset > high {
+            return Position::at(self.reset(of, offset, bounds, Reset::Truncated));
+        }
+        // A horizon beyond the log's end belongs to another log.
+        metadata::decode(offset, metadata)
+            .filter(|position| position.horizon <= high)
+            .unwrap_or(Position::at(offset))
+    }
+
+    fn first_start(&self, of: &TopicPartition, begun: bool, bounds: (i64, i64)) -> i64 {
+        let (low, high) = bounds;
+        if parse_tier(&self.options.prefix, &of.topic).is_some() {
+            return low;
+        }
+        if begun {
+            // The brokers forget a topic's offsets when it is deleted: this is another topic of the same name.
+            return self.reset(of, low, bounds, Reset::Recreated);
+        }
+        match self.state().start(&of.topic, of.partition) {
+            Some(start) if start < low => self.reset(of, start, bounds, Reset::OutOfRange),
+            Some(start) if start > high => self.reset(of, start, bounds, Reset::Recreated),
+            Some(start) => start,
+            None => low,
+        }
+    }
+
+    /// A new life begins at the log's start: nothing that is there is passed over.
+    fn reset(&self, of: &TopicPartition, position: i64, (low, high): (i64, i64), why: Reset) -> i64 {
+        let lost = u64::try_from(low - position).unwrap_or(0);
+        let TopicPartition { topic, partition } = of;
+        error!(%topic, partition, position, low, high, lost, ?why, "the log changed under us, reading goes on at its start");
+        self.options.metrics.partition_reset(why);
+        self.options.metrics.topic(topic).lost(lost);
+        low
+    }
+
+    fn read_until(&self, what: &str, done: impl Fn(&State, bool) -> bool) -> Result<(), Error> {
+        let deadline = Instant::now() + STATE_DEADLINE;
+        let mut at_end = false;
+        let mut last_trouble = None;
+        while !done(&self.state(), at_end) {
+            match self.options.observer.next(LOOK) {
+                Followed::Entry((key, value)) => self.take(&key, value.as_deref()),
+                Followed::End => at_end = true,
+                Followed::Trouble(trouble) => last_trouble = Some(trouble.to_string()),
+                Followed::Nothing => {}
+            }
+            if self.options.stop.is_cancelled() || Instant::now() > deadline {
+                let trouble = last_trouble.unwrap_or_else(|| "no answer".to_owned());
+                return Err(Error::State(format!("it did not {what}: {trouble}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, key: &str, value: Option<&[u8]>) {
+        let again = self.state().apply(key, value);
+        if let Some(entry) = again {
+            self.write(entry);
+        }
+    }
+
+    /// Writes a state record, for as long as it takes.
+    fn write(&self, entry: Entry) {
+        let record = Outgoing {
+            topic: state_topic(&self.options.prefix),
+            key: Some(Bytes::from(entry.key)),
+            value: Some(Bytes::from(entry.value)),
+            headers: Headers::default(),
+        };
+        while let Err(trouble) = self.options.runtime.block_on(self.options.producer.send(&record)) {
+            if self.options.stop.is_cancelled() {
+                return;
+            }
+            warn!(topic = %record.topic, error = %trouble, "state record not written, trying again");
+            std::thread::sleep(BACKOFF);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shared by the poll thread, the commit loop and the observer.
+pub type Shared = Arc<Positions>;

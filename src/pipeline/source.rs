@@ -1,0 +1,342 @@
+//! One task per assigned partition: reads, opens tickets, routes, hands to lanes. Retry tiers wait until due.
+//!
+//! It never looks at a result: the ticket is the only way back. With the window full, or a lane pushing back, it
+//! does not read, and Kafka is the queue.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::{
+    Event, Headers, Record,
+    assignment::Shared,
+    delivery::{Delivery, Held, now},
+    lane::lanes::Fed,
+    ledger::{Carried, Ledger, metadata::Owed},
+    outcome::Reason,
+    ticket::Partition,
+    window::Place,
+};
+use crate::{
+    config::settings::Endpoint,
+    kafka::{
+        consumer::{Next, Queue},
+        headers::Envelope,
+    },
+    metrics::{self, Unmatched, endpoint::Origin},
+    registry::{endpoint_hash, hash_name, parse_hash_name},
+};
+
+/// A wait on a tier that is longer than this gives the prefetched records back: pausing costs a fetch, memory is
+/// held otherwise.
+const LONG_WAIT: Duration = Duration::from_secs(60);
+
+/// The reader of one assigned partition, through all its lives.
+pub(super) struct Source {
+    shared: Arc<Shared>,
+    queue: Queue,
+    life: Arc<Partition>,
+    fed: Fed,
+    topic: Arc<metrics::Topic>,
+    /// The end as the observer saw it, which the next end of the queue confirms.
+    confirming: Option<i64>,
+    matches: Vec<Arc<Endpoint>>,
+}
+
+/// What one opened record is for.
+struct Opened {
+    held: Arc<Held>,
+    sequence: u64,
+}
+
+impl Source {
+    pub(super) fn new(shared: Arc<Shared>, queue: Queue, life: Arc<Partition>) -> Self {
+        let topic = shared.metrics.topic(&life.topic);
+        Self { shared, queue, life, fed: Fed::default(), topic, confirming: None, matches: Vec::new() }
+    }
+
+    /// Reads until the partition is taken away.
+    pub(super) async fn run(mut self) {
+        loop {
+            let life = Arc::clone(&self.life);
+            tokio::select! {
+                // Stopping wins: nothing is opened any more once the partition is to go.
+                biased;
+                () = life.stop.cancelled() => return,
+                () = life.ticket_lost() => self.begin_anew(None).await,
+                () = self.step() => {}
+            }
+        }
+    }
+
+    async fn step(&mut self) {
+        while self.life.ledger().is_crowded() {
+            sleep(self.shared.commit_interval).await;
+        }
+        match self.queue.next().await {
+            None => self.confirm_end().await,
+            Some(Next::Record(record)) => {
+                self.confirming = None;
+                if record.offset < self.life.ledger().next() {
+                    let offset = record.offset;
+                    warn!(topic = %record.topic, partition = record.partition, offset, "offset below what was read");
+                    return self.reset().await;
+                }
+                self.life.take_in_hand(record.timestamp);
+                match self.life.tier {
+                    None => self.source_record(record).await,
+                    Some(delay) => self.tier_record(record, delay).await,
+                }
+                self.life.take_in_hand(-1);
+            }
+            Some(Next::End) => {
+                if let Some(end) = self.confirming.take() {
+                    self.life.ledger().reached_end(end);
+                }
+            }
+            Some(Next::OutOfRange | Next::Truncated) => self.reset().await,
+        }
+    }
+
+    /// Nothing came for a while. When the log ends above what was read, there may be only holes in between
+    /// (transaction markers); reading them again tells for sure, because the end comes with nothing before it.
+    async fn confirm_end(&mut self) {
+        let next = self.life.ledger().next();
+        let Some(end) = self.life.seen_end().filter(|end| *end > next) else { return };
+        let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
+        let sought = self.shared.blocking("seek", move || consumer.seek(&of, next)).await;
+        if let Some(Ok(())) = sought {
+            self.confirming = Some(end);
+        }
+    }
+
+    async fn source_record(&mut self, record: Record) {
+        self.topic.event();
+        let carried = self.life.ledger().carried(record.offset);
+        if carried == Carried::Settled {
+            return self.settled(&record, None);
+        }
+        if record.value.is_none() {
+            return self.settled(&record, Some(Unmatched::Tombstone));
+        }
+        let bytes = self.room_for(&record).await;
+        let event = self.shared.decoder.decode(record);
+        let mut matches = std::mem::take(&mut self.matches);
+        matches.clear();
+        let registry = self.shared.registry.snapshot();
+        registry.route(&event, &mut matches);
+        let gone = self.keep_owed(&carried, &event, &mut matches);
+        if matches.is_empty() && gone.is_empty() {
+            self.topic.unmatched(Unmatched::NoEndpoint);
+        }
+        let opened = self.open(event, bytes, matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()));
+        for (slot, endpoint) in matches.iter().enumerate() {
+            let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id)).await;
+            self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Source);
+            self.hand(endpoint, delivery).await;
+        }
+        for (slot, hash) in gone.into_iter().enumerate() {
+            let name: Arc<str> = hash_name(hash).into();
+            self.shared.metrics.endpoint(&name).opened(Origin::Source);
+            let delivery = self.delivery(&opened, matches.len() + slot, name).await;
+            self.shared.settler.unknown(delivery);
+        }
+        self.matches = matches;
+    }
+
+    /// Narrows the matches to what an earlier life left owed; returns the hashes of endpoints that are not known.
+    fn keep_owed(&self, carried: &Carried, event: &Event, matches: &mut Vec<Arc<Endpoint>>) -> Vec<u32> {
+        let Carried::Owed(Owed::To(owed)) = carried else { return Vec::new() };
+        matches.retain(|endpoint| owed.contains(&endpoint_hash(&endpoint.id)));
+        let registry = self.shared.registry.snapshot();
+        let mut gone = Vec::new();
+        for hash in owed {
+            if matches.iter().any(|endpoint| endpoint_hash(&endpoint.id) == *hash) {
+                continue;
+            }
+            match registry.by_hash(*hash).find(|endpoint| may_have(endpoint, event)) {
+                // It wanted the event when it was read first.
+                Some(endpoint) if endpoint.enabled => matches.push(Arc::clone(endpoint)),
+                _ => gone.push(*hash),
+            }
+        }
+        gone
+    }
+
+    async fn tier_record(&mut self, record: Record, delay: Duration) {
+        if self.life.ledger().carried(record.offset) == Carried::Settled {
+            return self.settled(&record, None);
+        }
+        let (envelope, original) = match Envelope::read(&record) {
+            Ok(read) => read,
+            Err(malformed) => {
+                self.shared.settler.malformed(&record, &malformed.to_string()).await;
+                return self.settled(&record, None);
+            }
+        };
+        self.wait_until_ready(&record, &envelope, delay).await;
+        let bytes = self.room_for(&record).await;
+        let value = record.value.clone();
+        let event = self.shared.decoder.restore(&envelope, original, value);
+        let endpoint = self.find(&envelope, &event);
+        let hash = endpoint.as_ref().map_or_else(
+            || parse_hash_name(&envelope.endpoint).unwrap_or_else(|| endpoint_hash(&envelope.endpoint)),
+            |endpoint| endpoint_hash(&endpoint.id),
+        );
+        let opened = self.open_at(event, &record, bytes, [hash].into_iter());
+        let name = endpoint.as_ref().map_or_else(|| Arc::clone(&envelope.endpoint), |e| Arc::clone(&e.id));
+        let delivery = self.delivery(&opened, 0, name).await.with(&envelope);
+        self.go_on(endpoint.as_ref(), delivery, envelope.reason).await;
+    }
+
+    /// What a ready tier record does next.
+    async fn go_on(&mut self, endpoint: Option<&Arc<Endpoint>>, mut delivery: Delivery, reason: Reason) {
+        let settler = &self.shared.settler;
+        let Some(endpoint) = endpoint else { return settler.unknown(delivery) };
+        delivery.unknown_since = None;
+        if delivery.replays > 0 && delivery.attempts == 0 && reason != Reason::Shutdown && self.life.tier == Some(Duration::ZERO) {
+            self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Replay);
+        }
+        if !endpoint.enabled {
+            return settler.removed(delivery, Reason::Disabled);
+        }
+        if delivery.age() >= endpoint.retry.max_age {
+            return settler.dead(delivery, Reason::Expired);
+        }
+        let remaining = delivery.due - now();
+        if remaining > i64::try_from(self.shared.hold.as_millis()).unwrap_or(i64::MAX) {
+            return settler.later(delivery, reason);
+        }
+        self.hand(endpoint, delivery).await;
+    }
+
+    /// Waits until the record has been on its tier for the delay, or is due, whichever is first. The brokers' clock
+    /// may be ahead of ours: it never waits longer than the delay.
+    async fn wait_until_ready(&mut self, record: &Record, envelope: &Envelope, delay: Duration) {
+        let appended = record.timestamp.min(now());
+        let ready = appended.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)).min(envelope.due);
+        let mut paused = false;
+        loop {
+            let left = u64::try_from(ready - now()).unwrap_or(0);
+            if left == 0 {
+                break;
+            }
+            if !paused && Duration::from_millis(left) > LONG_WAIT {
+                paused = self.pause(true).await;
+            }
+            // In slices, because the clock may be set meanwhile.
+            sleep(Duration::from_millis(left).min(LONG_WAIT)).await;
+        }
+        if paused {
+            self.pause(false).await;
+        }
+    }
+
+    async fn pause(&self, pause: bool) -> bool {
+        let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
+        let done = self
+            .shared
+            .blocking("pause", move || if pause { consumer.pause(&of) } else { consumer.resume(&of) })
+            .await;
+        matches!(done, Some(Ok(())))
+    }
+
+    fn find(&self, envelope: &Envelope, event: &Event) -> Option<Arc<Endpoint>> {
+        let registry = self.shared.registry.snapshot();
+        let found = match parse_hash_name(&envelope.endpoint) {
+            Some(hash) => registry.by_hash(hash).find(|endpoint| may_have(endpoint, event)),
+            None => registry.by_id(&envelope.endpoint).filter(|endpoint| may_have(endpoint, event)),
+        };
+        found.cloned()
+    }
+
+    async fn room_for(&self, record: &Record) -> Place {
+        let header_bytes = |headers: &Headers| -> usize {
+            headers.0.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, |v| v.len())).sum()
+        };
+        let size = record.key.as_ref().map_or(0, |key| key.len())
+            + record.value.as_ref().map_or(0, |value| value.len())
+            + header_bytes(&record.headers);
+        self.shared.window.bytes(self.life.epoch, size.max(1)).await
+    }
+
+    /// Nothing is owed of it (any more).
+    fn settled(&self, record: &Record, unmatched: Option<Unmatched>) {
+        if let Some(reason) = unmatched {
+            self.topic.unmatched(reason);
+        }
+        self.life.ledger().open(record.offset, record.timestamp, &[]);
+    }
+
+    fn open(&self, event: Event, bytes: Place, endpoints: impl Iterator<Item = u32>) -> Opened {
+        let (offset, timestamp) = (event.offset, event.timestamp);
+        let endpoints: Vec<u32> = endpoints.collect();
+        let sequence = self.life.ledger().open(offset, timestamp, &endpoints);
+        Opened { held: Arc::new(Held { event, bytes }), sequence }
+    }
+
+    fn open_at(&self, event: Event, record: &Record, bytes: Place, endpoints: impl Iterator<Item = u32>) -> Opened {
+        let endpoints: Vec<u32> = endpoints.collect();
+        let sequence = self.life.ledger().open(record.offset, record.timestamp, &endpoints);
+        Opened { held: Arc::new(Held { event, bytes }), sequence }
+    }
+
+    async fn delivery(&self, opened: &Opened, slot: usize, endpoint: Arc<str>) -> Delivery {
+        let place = self.shared.window.place(self.life.epoch).await;
+        let ticket = self.life.ticket(Ledger::place(opened.sequence, slot));
+        Delivery::first(Arc::clone(&opened.held), endpoint, ticket, place)
+    }
+
+    /// Hands a delivery to its lane. When the partition is taken away meanwhile the event stays owed.
+    async fn hand(&mut self, endpoint: &Arc<Endpoint>, delivery: Delivery) {
+        let mut slot = Handing(Some(delivery));
+        self.shared.lanes.hand(endpoint, &mut slot.0, &mut self.fed).await;
+    }
+
+    /// The position is not in the log any more, or the log is another one.
+    async fn reset(&mut self) {
+        let read_up_to = self.life.ledger().next();
+        let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
+        let positions = Arc::clone(&self.shared.positions);
+        let start =
+            self.shared.blocking("reset", move || positions.after_reset(&consumer, &of, read_up_to)).await.flatten();
+        if start.is_some() {
+            self.begin_anew(start).await;
+        }
+    }
+
+    /// A new life of the partition: what the old one held can settle nothing any more. It begins at a new position
+    /// when the log changed, else at the committed one.
+    async fn begin_anew(&mut self, fresh: Option<i64>) {
+        self.confirming = None;
+        let Some(life) = self.shared.next_life(&self.life, fresh) else { return };
+        let start = life.ledger().base();
+        debug!(topic = %life.topic, partition = life.id, start, "the partition begins a new life");
+        self.life = life;
+        loop {
+            let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
+            match self.shared.blocking("seek", move || consumer.seek(&of, start)).await {
+                Some(Ok(())) | None => return,
+                Some(Err(error)) => warn!(%error, "seek failed, trying again"),
+            }
+            sleep(self.shared.commit_interval).await;
+        }
+    }
+}
+
+/// A delivery on its way into a lane; goes back unsettled when that is cancelled.
+struct Handing(Option<Delivery>);
+
+impl Drop for Handing {
+    fn drop(&mut self) {
+        if let Some(delivery) = self.0.take() {
+            delivery.ticket.hand_back();
+        }
+    }
+}
+
+/// An endpoint of another tenant must not see the event, whatever its id was before.
+fn may_have(endpoint: &Endpoint, event: &Event) -> bool {
+    endpoint.tenant.is_none() || endpoint.tenant.as_deref() == event.tenant.as_deref()
+}

@@ -1,0 +1,222 @@
+//! One life of an assigned partition, and the tickets that may settle in it.
+//!
+//! A ticket travels with its delivery and is the only way back to the ledger. It settles, or it is handed back
+//! (the event stays owed), or it is lost, which is loud: a lost ticket never advances an offset.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::{
+    ledger::{Ledger, Place, metadata::Position},
+    window::Share,
+};
+use crate::metrics::Metrics;
+
+/// One life of one assigned partition. Results of an earlier life can neither settle nor commit in a later one.
+#[derive(Debug)]
+pub struct Partition {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub id: i32,
+    /// The delay, if this is a partition of a retry tier.
+    pub tier: Option<Duration>,
+    /// Its number among all lives of this process; also its share of the window.
+    pub epoch: Share,
+    /// Cancelled when the partition is taken away; the same for all its lives until then.
+    pub stop: CancellationToken,
+    /// Has its position been committed and noted down as begun?
+    pub begun: AtomicBool,
+    ledger: Mutex<Ledger>,
+    fenced: AtomicBool,
+    lost: AtomicBool,
+    /// The log's end as it was last seen from beside.
+    end: AtomicI64,
+    /// Timestamp of the record that was read and not opened yet, or -1.
+    in_hand: AtomicI64,
+    /// The last commit that was acknowledged, and whether the brokers were seen behind it.
+    committed: AtomicI64,
+    behind: AtomicBool,
+    /// Tickets out.
+    out: AtomicUsize,
+    changed: Notify,
+    metrics: Metrics,
+}
+
+impl Partition {
+    /// A new life that begins at a position.
+    pub fn new(
+        (topic, id): (Arc<str>, i32),
+        tier: Option<Duration>,
+        epoch: Share,
+        position: Position,
+        stop: CancellationToken,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            topic,
+            id,
+            tier,
+            epoch,
+            stop,
+            begun: AtomicBool::new(false),
+            ledger: Mutex::new(Ledger::new(position)),
+            fenced: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            end: AtomicI64::new(-1),
+            in_hand: AtomicI64::new(-1),
+            committed: AtomicI64::new(-1),
+            behind: AtomicBool::new(false),
+            out: AtomicUsize::new(0),
+            changed: Notify::new(),
+            metrics,
+        }
+    }
+
+    /// The ledger; the lock is never held across an await.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A ticket for one place of the ledger.
+    pub fn ticket(self: &Arc<Self>, place: Place) -> Ticket {
+        self.out.fetch_add(1, Ordering::AcqRel);
+        Ticket { partition: Arc::clone(self), place, spent: false }
+    }
+
+    /// Ends this life: what settles from now on changes nothing any more.
+    pub fn fence(&self) {
+        self.fenced.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Has this life ended?
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    /// Must what came from it leave memory, because this life ends?
+    pub fn is_ending(&self) -> bool {
+        self.stop.is_cancelled() || self.is_fenced()
+    }
+
+    /// The log's end as it was last seen from beside.
+    pub fn seen_end(&self) -> Option<i64> {
+        Some(self.end.load(Ordering::Acquire)).filter(|end| *end >= 0)
+    }
+
+    /// The log's end was seen.
+    pub fn see_end(&self, end: i64) {
+        self.end.store(end, Ordering::Release);
+    }
+
+    /// Timestamp (unix milliseconds) of the oldest event read and not settled, or in hand and not opened yet.
+    pub fn oldest_timestamp(&self) -> Option<i64> {
+        let in_hand = Some(self.in_hand.load(Ordering::Relaxed)).filter(|timestamp| *timestamp >= 0);
+        self.ledger().oldest_timestamp().or(in_hand)
+    }
+
+    /// A record was taken in hand; -1 when it was opened.
+    pub fn take_in_hand(&self, timestamp: i64) {
+        self.in_hand.store(timestamp, Ordering::Relaxed);
+    }
+
+    /// Compares what the brokers say is committed with what we believe. The client does not report a partition that
+    /// was refused while others of the same commit got through, so twice behind means: commit again.
+    pub fn compare_committed(&self, committed: i64) {
+        let believed = self.committed.load(Ordering::Acquire);
+        let before = self.behind.swap(committed < believed, Ordering::AcqRel);
+        if before && committed < believed {
+            let Self { topic, id, .. } = self;
+            warn!(%topic, partition = id, committed, believed, "the brokers have an older commit than ours, committing again");
+            self.metrics.commit(false);
+            self.ledger().touch();
+        }
+    }
+
+    /// A commit was acknowledged.
+    pub fn acknowledged(&self, committed: i64) {
+        self.committed.store(committed, Ordering::Release);
+    }
+
+    /// Was a ticket of it lost? Then it has to be opened again from its committed offset.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Resolves when no ticket is out any more.
+    pub async fn all_back(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.out.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Resolves when a ticket was lost.
+    pub async fn ticket_lost(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_lost() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn one_back(&self) {
+        if self.out.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
+/// The duty to settle one delivery.
+#[derive(Debug)]
+pub struct Ticket {
+    partition: Arc<Partition>,
+    place: Place,
+    spent: bool,
+}
+
+impl Ticket {
+    /// The delivery is settled.
+    pub fn settle(mut self) {
+        self.spent = true;
+        if !self.partition.is_fenced() {
+            self.partition.ledger().settle(self.place);
+        }
+    }
+
+    /// The delivery goes back unsettled: whoever reads the partition next owes it still.
+    pub fn hand_back(mut self) {
+        self.spent = true;
+    }
+
+    /// The life it belongs to.
+    pub fn partition(&self) -> &Arc<Partition> {
+        &self.partition
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.spent && !self.partition.is_fenced() {
+            let Partition { topic, id, .. } = &*self.partition;
+            error!(%topic, partition = id, place = ?self.place, "ticket lost, this is a bug; partition is opened again");
+            self.partition.metrics.ticket_lost();
+            self.partition.lost.store(true, Ordering::Release);
+            self.partition.changed.notify_waiters();
+        }
+        self.partition.one_back();
+    }
+}
