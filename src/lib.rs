@@ -6,3 +6,4 @@ pub mod config {
     pub mod settings;
 }
 pub mod pipeline;
+pub mod registry;
