@@ -7,3 +7,7 @@ pub mod config {
 }
 pub mod pipeline;
 pub mod registry;
+pub mod kafka {
+    //! Everything Kafka.
+    pub mod headers;
+}

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub mod decode;
 pub mod outcome;
 pub mod route;
 
