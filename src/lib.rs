@@ -11,3 +11,7 @@ pub mod kafka {
     //! Everything Kafka.
     pub mod headers;
 }
+pub mod cli {
+    //! The commands.
+    pub mod check;
+}
