@@ -6,3 +6,12 @@ pub mod config {
     pub mod settings;
 }
 pub mod pipeline;
+pub mod registry;
+pub mod kafka {
+    //! Everything Kafka.
+    pub mod headers;
+}
+pub mod cli {
+    //! The commands.
+    pub mod check;
+}

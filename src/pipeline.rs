@@ -14,8 +14,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub mod assignment;
+pub mod commit;
+pub mod decode;
+pub mod delivery;
+pub mod lane;
 pub mod ledger;
 pub mod outcome;
+pub mod positions;
+pub mod request;
+pub mod retry;
+pub mod route;
+pub mod settle;
+pub mod sign;
+mod source;
+pub mod state;
+pub mod ticket;
 pub mod window;
 
 /// One Kafka record, its bytes copied out of the client's buffer once and shared from there on.
@@ -44,7 +58,11 @@ pub struct Headers(pub Vec<(Arc<str>, Option<Bytes>)>);
 impl Headers {
     /// The last value of a header by its exact name, if it is there and not null.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0.iter().rev().find(|(n, _)| &**n == name).and_then(|(_, value)| value.as_ref())
+        self.0
+            .iter()
+            .rev()
+            .find(|(n, _)| &**n == name)
+            .and_then(|(_, value)| value.as_ref())
     }
 
     /// The last value of a header by its name without regard to ASCII case, as UTF-8 text.

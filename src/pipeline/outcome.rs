@@ -74,6 +74,62 @@ pub enum Reason {
     TooLarge,
 }
 
+impl Reason {
+    /// Every reason, in the order of declaration.
+    pub const ALL: [Self; 22] = [
+        Self::Status,
+        Self::Timeout,
+        Self::Connect,
+        Self::Tls,
+        Self::Dns,
+        Self::BlockedAddress,
+        Self::Throttled,
+        Self::Breaker,
+        Self::Paused,
+        Self::Shutdown,
+        Self::Gone,
+        Self::Rejected,
+        Self::Exhausted,
+        Self::Expired,
+        Self::Disabled,
+        Self::UnknownEndpoint,
+        Self::Full,
+        Self::Cancelled,
+        Self::Auth,
+        Self::Expression,
+        Self::InvalidEvent,
+        Self::TooLarge,
+    ];
+
+    /// Its name in headers and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Timeout => "timeout",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Dns => "dns",
+            Self::BlockedAddress => "blocked_address",
+            Self::Throttled => "throttled",
+            Self::Breaker => "breaker",
+            Self::Paused => "paused",
+            Self::Shutdown => "shutdown",
+            Self::Gone => "gone",
+            Self::Rejected => "rejected",
+            Self::Exhausted => "exhausted",
+            Self::Expired => "expired",
+            Self::Disabled => "disabled",
+            Self::UnknownEndpoint => "unknown_endpoint",
+            Self::Full => "full",
+            Self::Cancelled => "cancelled",
+            Self::Auth => "auth",
+            Self::Expression => "expression",
+            Self::InvalidEvent => "invalid_event",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
 /// What an attempt led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

@@ -1,0 +1,568 @@
+//! Headers: the envelope of records on retry and dead-letter topics, both directions.
+//!
+//! Touches neither the value nor the original headers. Pure; a record somebody else wrote there is an error that
+//! names the header, never a panic and never a guess.
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+
+use crate::{
+    pipeline::{Event, Headers, Record, decode::id, outcome::Reason},
+    registry,
+};
+
+/// Longest `arauto-error`, in bytes.
+pub const MAX_ERROR: usize = 512;
+
+/// What a delivery takes along on a retry or dead-letter topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The webhook id.
+    pub id: Arc<str>,
+    /// The endpoint's id, or its [`registry::hash_name`] when only that is known.
+    pub endpoint: Arc<str>,
+    /// The event's topic.
+    pub source_topic: Arc<str>,
+    /// The event's partition.
+    pub source_partition: i32,
+    /// The event's offset.
+    pub source_offset: i64,
+    /// The event's timestamp in unix milliseconds; -1 when it has none.
+    pub source_timestamp: i64,
+    /// The event's key.
+    pub key: Option<Bytes>,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// When the event was first seen, in unix milliseconds.
+    pub first_seen: i64,
+    /// When the first attempt began, in unix milliseconds.
+    pub first_attempt: Option<i64>,
+    /// When the next attempt is due, in unix milliseconds.
+    pub due: i64,
+    /// Why it is on this topic.
+    pub reason: Reason,
+    /// The last HTTP status.
+    pub status: Option<u16>,
+    /// The last error or response excerpt; cut to [`MAX_ERROR`] bytes when written.
+    pub error: Option<String>,
+    /// How often it was replayed.
+    pub replays: u32,
+    /// Since when, in unix milliseconds, its endpoint has been unknown.
+    pub unknown_since: Option<i64>,
+    /// How often in a row it was parked without an attempt.
+    pub parks: u32,
+}
+
+/// A record on one of our topics that we did not write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("header {header} {problem}")]
+pub struct Malformed {
+    /// The header's name.
+    pub header: &'static str,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+/// Is this the name of one of our headers, in any spelling, of this release or another?
+pub fn is_ours(name: &str) -> bool {
+    name.as_bytes()
+        .get(..7)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"arauto-"))
+}
+
+impl Envelope {
+    /// The envelope of a delivery nothing has happened to yet.
+    pub fn new(event: &Event, endpoint: Arc<str>, reason: Reason, first_seen: i64, due: i64) -> Self {
+        Self {
+            id: Arc::clone(&event.id),
+            endpoint,
+            source_topic: Arc::clone(&event.topic),
+            source_partition: event.partition,
+            source_offset: event.offset,
+            source_timestamp: event.timestamp,
+            key: event.key.clone(),
+            attempts: 0,
+            first_seen,
+            first_attempt: None,
+            due,
+            reason,
+            status: None,
+            error: None,
+            replays: 0,
+            unknown_since: None,
+            parks: 0,
+        }
+    }
+
+    /// The headers of the record: the original ones as they are, ours behind them.
+    pub fn write(&self, original: &Headers) -> Headers {
+        let mut headers = Vec::with_capacity(original.0.len() + Field::ALL.len());
+        headers.extend_from_slice(&original.0);
+        let mut put = |field: Field, value: Bytes| headers.push((field.name(), Some(value)));
+        put(Field::Id, text(&self.id));
+        put(Field::Endpoint, text(&self.endpoint));
+        put(Field::SourceTopic, text(&self.source_topic));
+        put(Field::SourcePartition, text(&self.source_partition.to_string()));
+        put(Field::SourceOffset, text(&self.source_offset.to_string()));
+        put(Field::SourceTimestamp, text(&self.source_timestamp.to_string()));
+        put(Field::Attempts, text(&self.attempts.to_string()));
+        put(Field::FirstSeen, text(&self.first_seen.to_string()));
+        put(Field::Due, text(&self.due.to_string()));
+        put(Field::Reason, Bytes::from_static(self.reason.as_str().as_bytes()));
+        put(Field::Replays, text(&self.replays.to_string()));
+        let optional = [
+            (Field::Key, self.key.clone()),
+            (
+                Field::FirstAttempt,
+                self.first_attempt.map(|at| text(&at.to_string())),
+            ),
+            (Field::Status, self.status.map(|status| text(&status.to_string()))),
+            (Field::Error, self.error.as_deref().map(|error| text(cut(error)))),
+            (
+                Field::UnknownSince,
+                self.unknown_since.map(|at| text(&at.to_string())),
+            ),
+            (
+                Field::Parks,
+                (self.parks > 0).then(|| text(&self.parks.to_string())),
+            ),
+        ];
+        for (field, value) in optional {
+            if let Some(value) = value {
+                put(field, value);
+            }
+        }
+        Headers(headers)
+    }
+
+    /// The envelope of a record and its original headers. Headers of ours that this release does not know, as a
+    /// later one may write them, are passed over.
+    pub fn read(record: &Record) -> Result<(Self, Headers), Malformed> {
+        let fields = Fields::of(&record.headers);
+        let envelope = Self {
+            id: fields.text(Field::Id, "is not a webhook id", id::is_plain)?,
+            endpoint: fields.text(Field::Endpoint, "is not an endpoint id", is_endpoint)?,
+            source_topic: fields.text(Field::SourceTopic, "is not a topic", |topic| !topic.is_empty())?,
+            source_partition: fields.number(Field::SourcePartition)?,
+            source_offset: fields.number(Field::SourceOffset)?,
+            source_timestamp: fields.number(Field::SourceTimestamp)?,
+            key: fields.get(Field::Key).cloned(),
+            attempts: fields.number(Field::Attempts)?,
+            first_seen: fields.number(Field::FirstSeen)?,
+            first_attempt: fields.number_if_any(Field::FirstAttempt)?,
+            due: fields.number(Field::Due)?,
+            reason: fields.reason()?,
+            status: fields.number_if_any(Field::Status)?,
+            error: fields
+                .get(Field::Error)
+                .map(|error| cut(&String::from_utf8_lossy(error)).to_owned()),
+            replays: fields.number_if_any(Field::Replays)?.unwrap_or(0),
+            unknown_since: fields.number_if_any(Field::UnknownSince)?,
+            parks: fields.number_if_any(Field::Parks)?.unwrap_or(0),
+        };
+        let original = record
+            .headers
+            .0
+            .iter()
+            .filter(|(name, _)| !is_ours(name))
+            .cloned()
+            .collect();
+        Ok((envelope, Headers(original)))
+    }
+
+    /// Gives up the error text: the first thing a record too large for the brokers can do without.
+    pub fn shed_error(&mut self) {
+        self.error = None;
+    }
+
+    /// What is left of a delivery too large for any topic: where its event stands and what was tried, to be
+    /// written without value and original headers.
+    #[must_use]
+    pub fn coordinates_only(&self) -> Self {
+        Self {
+            key: None,
+            error: None,
+            reason: Reason::TooLarge,
+            ..self.clone()
+        }
+    }
+}
+
+/// Our headers.
+#[derive(Debug, Clone, Copy)]
+enum Field {
+    Id,
+    Endpoint,
+    SourceTopic,
+    SourcePartition,
+    SourceOffset,
+    SourceTimestamp,
+    Key,
+    Attempts,
+    FirstSeen,
+    FirstAttempt,
+    Due,
+    Reason,
+    Status,
+    Error,
+    Replays,
+    UnknownSince,
+    Parks,
+}
+
+impl Field {
+    /// In the order of their declaration, which is their index.
+    const ALL: [Self; 17] = [
+        Self::Id,
+        Self::Endpoint,
+        Self::SourceTopic,
+        Self::SourcePartition,
+        Self::SourceOffset,
+        Self::SourceTimestamp,
+        Self::Key,
+        Self::Attempts,
+        Self::FirstSeen,
+        Self::FirstAttempt,
+        Self::Due,
+        Self::Reason,
+        Self::Status,
+        Self::Error,
+        Self::Replays,
+        Self::UnknownSince,
+        Self::Parks,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Id => "arauto-id",
+            Self::Endpoint => "arauto-endpoint",
+            Self::SourceTopic => "arauto-source-topic",
+            Self::SourcePartition => "arauto-source-partition",
+            Self::SourceOffset => "arauto-source-offset",
+            Self::SourceTimestamp => "arauto-source-timestamp",
+            Self::Key => "arauto-key",
+            Self::Attempts => "arauto-attempts",
+            Self::FirstSeen => "arauto-first-seen",
+            Self::FirstAttempt => "arauto-first-attempt",
+            Self::Due => "arauto-due",
+            Self::Reason => "arauto-reason",
+            Self::Status => "arauto-status",
+            Self::Error => "arauto-error",
+            Self::Replays => "arauto-replays",
+            Self::UnknownSince => "arauto-unknown-since",
+            Self::Parks => "arauto-parks",
+        }
+    }
+
+    /// The name, shared by all records.
+    fn name(self) -> Arc<str> {
+        static NAMES: LazyLock<[Arc<str>; Field::ALL.len()]> =
+            LazyLock::new(|| Field::ALL.map(|field| Arc::from(field.as_str())));
+        Arc::clone(&NAMES[self as usize])
+    }
+}
+
+/// The values of our headers in one record. Ours are the last of their name, as we write them.
+struct Fields<'a>([Option<&'a Bytes>; Field::ALL.len()]);
+
+impl<'a> Fields<'a> {
+    fn of(headers: &'a Headers) -> Self {
+        let mut fields = [None; Field::ALL.len()];
+        for (name, value) in headers.0.iter().filter(|(name, _)| is_ours(name)) {
+            if let Some(field) = Field::ALL.into_iter().find(|field| field.as_str() == &**name) {
+                fields[field as usize] = value.as_ref();
+            }
+        }
+        Self(fields)
+    }
+
+    fn get(&self, field: Field) -> Option<&'a Bytes> {
+        self.0[field as usize]
+    }
+
+    fn text_if_any(&self, field: Field) -> Result<Option<&'a str>, Malformed> {
+        let utf8 = |value| std::str::from_utf8(value).map_err(|_| malformed(field, "is not UTF-8"));
+        self.get(field).map(|value| utf8(value)).transpose()
+    }
+
+    fn text(&self, field: Field, problem: &'static str, ok: fn(&str) -> bool) -> Result<Arc<str>, Malformed> {
+        let text = self.text_if_any(field)?.ok_or(malformed(field, "is missing"))?;
+        if ok(text) {
+            Ok(Arc::from(text))
+        } else {
+            Err(malformed(field, problem))
+        }
+    }
+
+    fn number_if_any<N: std::str::FromStr>(&self, field: Field) -> Result<Option<N>, Malformed> {
+        let number = |text: &str| {
+            text.parse()
+                .map_err(|_| malformed(field, "is not a number in range"))
+        };
+        self.text_if_any(field)?.map(number).transpose()
+    }
+
+    fn number<N: std::str::FromStr>(&self, field: Field) -> Result<N, Malformed> {
+        self.number_if_any(field)?.ok_or(malformed(field, "is missing"))
+    }
+
+    fn reason(&self) -> Result<Reason, Malformed> {
+        let word = self
+            .text_if_any(Field::Reason)?
+            .ok_or(malformed(Field::Reason, "is missing"))?;
+        let known = Reason::ALL.into_iter().find(|reason| reason.as_str() == word);
+        known.ok_or(malformed(Field::Reason, "is not a known reason"))
+    }
+}
+
+fn malformed(field: Field, problem: &'static str) -> Malformed {
+    Malformed {
+        header: field.as_str(),
+        problem,
+    }
+}
+
+fn is_endpoint(name: &str) -> bool {
+    // Endpoint ids and webhook ids are made of the same characters.
+    id::is_plain(name) || registry::parse_hash_name(name).is_some()
+}
+
+fn text(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn cut(error: &str) -> &str {
+    &error[..error.floor_char_boundary(MAX_ERROR)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Envelope {
+        Envelope {
+            id: "msg_1".into(),
+            endpoint: "crm".into(),
+            source_topic: "orders".into(),
+            source_partition: 3,
+            source_offset: i64::MAX,
+            source_timestamp: -1,
+            key: Some(Bytes::from_static(b"\x00\xff")),
+            attempts: 2,
+            first_seen: 1,
+            first_attempt: Some(2),
+            due: 3,
+            reason: Reason::Status,
+            status: Some(503),
+            error: Some("zu früh".into()),
+            replays: 4,
+            unknown_since: Some(5),
+            parks: 6,
+        }
+    }
+
+    fn bare() -> Envelope {
+        let (first_attempt, status, error, unknown_since) = (None, None, None, None);
+        Envelope {
+            key: None,
+            first_attempt,
+            status,
+            error,
+            unknown_since,
+            replays: 0,
+            parks: 0,
+            ..full()
+        }
+    }
+
+    fn original() -> Headers {
+        let value = |value: &'static [u8]| Some(Bytes::from_static(value));
+        let headers = [
+            ("a", value(b"\xff\x00")),
+            ("b", None),
+            ("a", value(b"")),
+            ("", value(b"x")),
+        ];
+        Headers(headers.map(|(name, value)| (Arc::from(name), value)).into())
+    }
+
+    fn record(headers: Headers) -> Record {
+        let topic = "arauto.retry.5s".into();
+        Record {
+            topic,
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+            key: None,
+            value: None,
+            headers,
+        }
+    }
+
+    fn check(envelope: &Envelope, original: &Headers) {
+        let written = envelope.write(original);
+        assert_eq!(
+            written.0[..original.0.len()],
+            original.0,
+            "original headers come first, untouched"
+        );
+        let read = Envelope::read(&record(written));
+        assert_eq!(read, Ok((envelope.clone(), original.clone())));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        check(&full(), &original());
+        check(&full(), &Headers::default());
+        check(&bare(), &original());
+        check(
+            &Envelope {
+                key: Some(Bytes::new()),
+                ..bare()
+            },
+            &original(),
+        );
+        check(
+            &Envelope {
+                endpoint: registry::hash_name(7).into(),
+                ..bare()
+            },
+            &original(),
+        );
+        check(&full().coordinates_only(), &Headers::default());
+        for reason in Reason::ALL {
+            check(&Envelope { reason, ..full() }, &original());
+        }
+    }
+
+    #[test]
+    fn names_and_values_are_the_contract() {
+        let written = full().write(&Headers::default());
+        let mut lines: Vec<String> = written
+            .0
+            .iter()
+            .map(|(n, v)| format!("{n}={}", v.as_ref().unwrap().escape_ascii()))
+            .collect();
+        lines.sort();
+        let want = [
+            "arauto-attempts=2",
+            "arauto-due=3",
+            "arauto-endpoint=crm",
+            r"arauto-error=zu fr\xc3\xbch",
+            "arauto-first-attempt=2",
+            "arauto-first-seen=1",
+            "arauto-id=msg_1",
+            r"arauto-key=\x00\xff",
+            "arauto-parks=6",
+            "arauto-reason=status",
+            "arauto-replays=4",
+            "arauto-source-offset=9223372036854775807",
+            "arauto-source-partition=3",
+            "arauto-source-timestamp=-1",
+            "arauto-source-topic=orders",
+            "arauto-status=503",
+            "arauto-unknown-since=5",
+        ];
+        assert_eq!(lines, want);
+        let absent = [
+            "arauto-key",
+            "arauto-status",
+            "arauto-error",
+            "arauto-first-attempt",
+            "arauto-parks",
+        ];
+        let bare = bare().write(&Headers::default());
+        assert!(
+            bare.0.iter().all(|(name, _)| !absent.contains(&&**name)),
+            "{bare:?}"
+        );
+    }
+
+    #[test]
+    fn reasons_are_the_closed_set() {
+        let words: Vec<&str> = Reason::ALL.map(Reason::as_str).into();
+        let contract = "status timeout connect tls dns blocked_address throttled breaker paused shutdown gone \
+                        rejected exhausted expired disabled unknown_endpoint full cancelled auth expression \
+                        invalid_event too_large";
+        assert_eq!(words.join(" "), contract);
+    }
+
+    #[test]
+    fn the_error_is_cut_between_characters() {
+        let long = Envelope {
+            error: Some(format!("x{}", "ü".repeat(400))),
+            ..full()
+        };
+        let (read, _) = Envelope::read(&record(long.write(&original()))).unwrap();
+        assert_eq!(read.error.unwrap(), format!("x{}", "ü".repeat(255)));
+        let mut shed = full();
+        shed.shed_error();
+        assert_eq!(
+            shed,
+            Envelope {
+                error: None,
+                ..full()
+            }
+        );
+    }
+
+    fn check_malformed(header: &str, value: Option<&'static [u8]>, want: &str) {
+        let mut headers = full().write(&original());
+        headers.0.retain(|(name, _)| **name != *header);
+        headers.0.push((header.into(), value.map(Bytes::from_static)));
+        assert_eq!(Envelope::read(&record(headers)).unwrap_err().to_string(), want);
+    }
+
+    #[test]
+    fn junk_is_named() {
+        check_malformed("arauto-id", None, "header arauto-id is missing");
+        check_malformed("arauto-id", Some(b"a.b"), "header arauto-id is not a webhook id");
+        check_malformed(
+            "arauto-endpoint",
+            Some(b"\xff"),
+            "header arauto-endpoint is not UTF-8",
+        );
+        check_malformed(
+            "arauto-endpoint",
+            Some(b"#12"),
+            "header arauto-endpoint is not an endpoint id",
+        );
+        check_malformed(
+            "arauto-source-topic",
+            Some(b""),
+            "header arauto-source-topic is not a topic",
+        );
+        check_malformed(
+            "arauto-attempts",
+            Some(b"-1"),
+            "header arauto-attempts is not a number in range",
+        );
+        check_malformed(
+            "arauto-status",
+            Some(b"99999"),
+            "header arauto-status is not a number in range",
+        );
+        check_malformed(
+            "arauto-due",
+            Some(b""),
+            "header arauto-due is not a number in range",
+        );
+        check_malformed(
+            "arauto-reason",
+            Some(b"reset"),
+            "header arauto-reason is not a known reason",
+        );
+        assert_eq!(
+            Envelope::read(&record(Headers::default())).unwrap_err().header,
+            "arauto-id"
+        );
+    }
+
+    #[test]
+    fn headers_of_another_release_are_passed_over() {
+        let mut headers = full().write(&original());
+        headers.0.push(("arauto-colour".into(), None));
+        assert_eq!(Envelope::read(&record(headers)), Ok((full(), original())));
+    }
+}
