@@ -32,7 +32,7 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is taken, or not ours.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Bind {
         /// Where it should have listened.
         address: SocketAddr,
@@ -40,7 +40,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Accepting connections failed.
-    #[error("the admin server failed: {0}")]
+    #[error("the admin server failed")]
     Serve(#[source] io::Error),
 }
 

@@ -31,10 +31,10 @@ const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
 pub enum Error {
     /// The client could not be made: a property is wrong.
     #[error("the Kafka client cannot be made: {0}")]
-    Client(#[source] KafkaError),
+    Client(KafkaError),
     /// The brokers did not answer.
     #[error("the brokers did not answer: {0}")]
-    Unreachable(#[source] KafkaError),
+    Unreachable(KafkaError),
     /// A topic could not be created.
     #[error("topic {topic} cannot be created: {code}")]
     Create {
@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// The brokers cannot create topics at all, or did not let us.
     #[error("topics cannot be created: {0}")]
-    CannotCreate(#[source] KafkaError),
+    CannotCreate(KafkaError),
     /// They were created, but do not show up.
     #[error("topics were created but are not there yet: {}", .0.join(", "))]
     NotThere(Vec<String>),
