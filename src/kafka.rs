@@ -1,47 +1,70 @@
-//! The only place that names rdkafka: clients, and the settings the commit logic relies on.
+//! Everything that names `rdkafka`: client settings, what the clients tell us, and (below) our own topics.
+//!
+//! Knows records and topics, never events, deliveries or endpoints.
 
-use rdkafka::{
-    ClientConfig,
-    config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaErrorCode},
-};
-use tracing::{debug, error, info, warn};
+use rdkafka::{ClientConfig, ClientContext, config::RDKafkaLogLevel, error::KafkaError};
+use tracing::{Level, debug, enabled, error, info, warn};
 
-use crate::config::settings::Kafka;
+use crate::config::settings;
 
 pub mod consumer;
+pub mod headers;
 pub mod observer;
 pub mod producer;
+pub mod topics;
 
-/// What every client of ours starts from: the brokers and the properties that are passed through.
-pub fn client_config(kafka: &Kafka) -> ClientConfig {
+/// What every client begins with: the brokers, then the properties passed through. Whoever makes a client sets after
+/// them what its correctness relies on.
+pub fn client_config(kafka: &settings::Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("client.id", "arauto");
-    for (name, value) in &kafka.properties {
-        config.set(name, value.expose());
+    for (key, value) in &kafka.properties {
+        config.set(key, value.expose());
     }
     config.set("bootstrap.servers", &kafka.brokers);
-    config.set_log_level(RDKafkaLogLevel::Info);
+    config.set_log_level(log_level());
     config
 }
 
-fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-            // What the client calls an error is a broken connection as a rule: odd, nothing lost.
-            warn!(target: "rdkafka", facility, "{message}");
-        }
-        RDKafkaLogLevel::Warning => warn!(target: "rdkafka", facility, "{message}"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => info!(target: "rdkafka", facility, "{message}"),
-        RDKafkaLogLevel::Debug => debug!(target: "rdkafka", facility, "{message}"),
+/// librdkafka leaves out below this level what nobody would see, before it makes the text.
+fn log_level() -> RDKafkaLogLevel {
+    if enabled!(target: "rdkafka", Level::DEBUG) {
+        RDKafkaLogLevel::Debug
+    } else if enabled!(target: "rdkafka", Level::INFO) {
+        RDKafkaLogLevel::Info
+    } else {
+        RDKafkaLogLevel::Warning
     }
 }
 
-fn report(error: &KafkaError, reason: &str) {
-    match error.rdkafka_error_code() {
-        Some(code @ (RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed)) => {
-            error!(%code, reason, "the brokers refuse our credentials");
+/// Passes on what clients log, and their errors. For contexts of consumers and producers to build on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Context;
+
+impl ConsumerContext for Context {}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                error!(target: "rdkafka", facility, line, "client log");
+            }
+            // Its errors are mostly lost connections, which it makes again by itself.
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                warn!(target: "rdkafka", facility, line, "client log");
+            }
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                info!(target: "rdkafka", facility, line, "client log");
+            }
+            RDKafkaLogLevel::Debug => debug!(target: "rdkafka", facility, line, "client log"),
         }
-        code => warn!(?code, reason, "kafka client error"),
     }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().map(tracing::field::debug);
+        warn!(target: "rdkafka", code, reason, "client error");
+    }
+
+    // Statistics are read by nobody; parsing them costs.
+    fn stats_raw(&self, _: &[u8]) {}
 }

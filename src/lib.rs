@@ -1,17 +1,11 @@
 //! Arauto delivers Kafka events as signed webhooks. Start reading at [`pipeline`].
 
-pub mod config {
-    //! Configuration.
-    pub mod secret;
-    pub mod settings;
-}
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod kafka;
+pub mod metrics;
 pub mod pipeline;
 pub mod registry;
-pub mod kafka {
-    //! Everything Kafka.
-    pub mod headers;
-}
-pub mod cli {
-    //! The commands.
-    pub mod check;
-}

@@ -1,3 +1,10 @@
-//! The `arauto` command.
+//! The `arauto` command: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use arauto::cli::{self, Cli};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cli::exit_code(&Cli::parse().run())
+}

@@ -252,8 +252,10 @@ pub(super) fn committed<C: ConsumerContext>(
     let position = |one: &TopicPartition| match answer.find_partition(&one.topic, one.partition) {
         Some(element) => {
             element.error()?;
+            // rdkafka panics on metadata that is not UTF-8; foreign metadata is as good as none.
+            let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default();
             Ok(match element.offset() {
-                Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+                Offset::Offset(offset) => Some((offset, metadata)),
                 _ => None,
             })
         }

@@ -1,0 +1,374 @@
+//! The admin server: `/livez`, `/readyz` and `/metrics`.
+//!
+//! It shows what other parts report and what is counted; it never asks Kafka or an endpoint anything, so a probe is
+//! answered at once whatever is wrong.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use serde::Serialize;
+use tokio::{net::TcpListener, time::timeout};
+use tracing::{info, warn};
+
+use crate::metrics::{self, Metrics};
+
+/// How long connections may take to end once the server is told to stop. A scrape takes milliseconds; a client that
+/// holds its connection open must not hold the process.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Where it should have listened.
+        address: SocketAddr,
+        /// Why it could not.
+        source: io::Error,
+    },
+    /// Accepting connections failed.
+    #[error("the admin server failed")]
+    Serve(#[source] io::Error),
+}
+
+/// The state of the process as its parts report it; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<Mutex<Detail>>);
+
+/// The body of `/readyz`.
+#[derive(Debug, Clone, Serialize)]
+struct Detail {
+    state: Phase,
+    /// Member of the group; an instance that got no partition is one too.
+    joined: bool,
+    brokers: Brokers,
+    /// Why records to retry or dead-letter topics are not acknowledged.
+    produce_trouble: Option<String>,
+    last_reload: Reload,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Phase {
+    Starting,
+    Running,
+    Stopping,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Brokers {
+    reachable: bool,
+    detail: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Reload {
+    ok: bool,
+    /// Why the last configuration read was rejected; the one before it is still in use.
+    error: Option<String>,
+}
+
+impl Default for Detail {
+    fn default() -> Self {
+        Self {
+            state: Phase::Starting,
+            joined: false,
+            brokers: Brokers {
+                reachable: false,
+                detail: Some("not connected yet".to_owned()),
+            },
+            produce_trouble: None,
+            last_reload: Reload {
+                ok: true,
+                error: None,
+            },
+        }
+    }
+}
+
+impl Detail {
+    fn is_ready(&self) -> bool {
+        self.state != Phase::Stopping
+            && self.joined
+            && self.brokers.reachable
+            && self.produce_trouble.is_none()
+    }
+}
+
+impl Health {
+    /// A process that has not begun.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// We are a member of the group, with or without partitions, or are not.
+    pub fn joined(&self, joined: bool) {
+        let mut detail = self.lock();
+        detail.joined = joined;
+        if joined && detail.state == Phase::Starting {
+            detail.state = Phase::Running;
+        }
+    }
+
+    /// The brokers answer, or do not, and why.
+    pub fn brokers(&self, reachable: bool, detail: Option<String>) {
+        self.lock().brokers = Brokers { reachable, detail };
+    }
+
+    /// Why records to retry or dead-letter topics are not acknowledged; `None` when they are.
+    pub fn produce_trouble(&self, trouble: Option<String>) {
+        self.lock().produce_trouble = trouble;
+    }
+
+    /// The configuration was read again. A rejected one leaves the process ready: the last good one is in use.
+    pub fn reload(&self, result: Result<(), String>) {
+        let error = result.err();
+        self.lock().last_reload = Reload {
+            ok: error.is_none(),
+            error,
+        };
+    }
+
+    /// The process stops; it is not ready from now on.
+    pub fn stopping(&self) {
+        self.lock().state = Phase::Stopping;
+    }
+
+    /// Would `/readyz` say so?
+    pub fn is_ready(&self) -> bool {
+        self.lock().is_ready()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Detail> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A bound admin server.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    router: Router,
+}
+
+impl Server {
+    /// Binds; the address is the one bound, with the port the system chose for port 0.
+    pub async fn bind(
+        address: SocketAddr,
+        metrics: Metrics,
+        health: Health,
+    ) -> Result<(Self, SocketAddr), Error> {
+        let bound = async {
+            let listener = TcpListener::bind(address).await?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) = bound.await.map_err(|source| Error::Bind { address, source })?;
+        info!(%address, "admin listening");
+        Ok((
+            Self {
+                listener,
+                router: router(metrics, health),
+            },
+            address,
+        ))
+    }
+
+    /// Serves until `stop`, then lets answers under way finish.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+        let (stopped, stopping) = tokio::sync::oneshot::channel::<()>();
+        let stop = async move {
+            stop.await;
+            drop(stopped);
+        };
+        let serve = axum::serve(self.listener, self.router)
+            .with_graceful_shutdown(stop)
+            .into_future();
+        tokio::pin!(serve);
+        tokio::select! {
+            result = &mut serve => result.map_err(Error::Serve),
+            _ = stopping => match timeout(LINGER, serve).await {
+                Ok(result) => result.map_err(Error::Serve),
+                Err(_) => {
+                    warn!("admin connections were still open at the end");
+                    Ok(())
+                }
+            }
+        }
+    }
+}
+
+fn router(metrics: Metrics, health: Health) -> Router {
+    let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(readyz).with_state(health))
+        .route(
+            "/metrics",
+            get(async move |State(metrics): State<Metrics>| (content_type, metrics.render())),
+        )
+        .with_state(metrics)
+}
+
+async fn readyz(State(health): State<Health>) -> impl IntoResponse {
+    #[derive(Serialize)]
+    struct Body {
+        ready: bool,
+        #[serde(flatten)]
+        detail: Detail,
+    }
+
+    let detail = health.lock().clone();
+    let ready = detail.is_ready();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(Body { ready, detail }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    struct Rig {
+        address: SocketAddr,
+        health: Health,
+        stop: tokio::sync::oneshot::Sender<()>,
+        server: tokio::task::JoinHandle<Result<(), Error>>,
+        client: reqwest::Client,
+    }
+
+    impl Rig {
+        async fn start() -> Self {
+            // Another test may have been first; either way one is installed.
+            rustls::crypto::ring::default_provider().install_default().ok();
+            let health = Health::new();
+            let loopback = "127.0.0.1:0".parse().unwrap();
+            let (server, address) = Server::bind(loopback, Metrics::new(10), health.clone())
+                .await
+                .unwrap();
+            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+            let tasks = crate::app::tasks::Tasks::new();
+            let server = tasks.spawn("admin", server.run(async { drop(stopped.await) }));
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            Self {
+                address,
+                health,
+                stop,
+                server,
+                client,
+            }
+        }
+
+        async fn get(&self, path: &str) -> (u16, String, String) {
+            let answer = self
+                .client
+                .get(format!("http://{}{path}", self.address))
+                .send()
+                .await
+                .unwrap();
+            let content_type = answer.headers().get("content-type");
+            let content_type = content_type
+                .map(|value| value.to_str().unwrap().to_owned())
+                .unwrap_or_default();
+            (
+                answer.status().as_u16(),
+                content_type,
+                answer.text().await.unwrap(),
+            )
+        }
+
+        async fn readyz(&self) -> (u16, Value) {
+            let (status, content_type, body) = self.get("/readyz").await;
+            assert_eq!(content_type, "application/json");
+            (status, serde_json::from_str(&body).unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn serves_what_it_should_and_nothing_else() {
+        let rig = Rig::start().await;
+        assert_eq!(rig.get("/livez").await.0, 200);
+        let (status, content_type, body) = rig.get("/metrics").await;
+        assert_eq!(
+            (status, content_type.as_str()),
+            (200, "text/plain; version=0.0.4")
+        );
+        assert!(body.contains("arauto_build_info{"));
+        assert_eq!(rig.get("/").await.0, 404);
+        assert_eq!(rig.get("/config").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_what_is_reported() {
+        let rig = Rig::start().await;
+        let (status, body) = rig.readyz().await;
+        assert_eq!(status, 503);
+        assert_eq!(
+            (&body["ready"], &body["state"]),
+            (&json!(false), &json!("starting"))
+        );
+
+        rig.health.brokers(true, None);
+        rig.health.joined(true);
+        let (status, body) = rig.readyz().await;
+        assert_eq!(status, 200);
+        assert_eq!(
+            body,
+            json!({
+                "ready": true, "state": "running", "joined": true,
+                "brokers": {"reachable": true, "detail": null},
+                "produce_trouble": null, "last_reload": {"ok": true, "error": null},
+            })
+        );
+
+        rig.health.reload(Err("arauto.toml:3:1: unknown key".to_owned()));
+        let (status, body) = rig.readyz().await;
+        assert_eq!(status, 200, "the last good configuration is in use");
+        assert_eq!(
+            body["last_reload"],
+            json!({"ok": false, "error": "arauto.toml:3:1: unknown key"})
+        );
+
+        rig.health.produce_trouble(Some("not enough replicas".to_owned()));
+        assert_eq!(rig.readyz().await.0, 503);
+        rig.health.produce_trouble(None);
+        rig.health.brokers(false, Some("all brokers are down".to_owned()));
+        assert_eq!(rig.readyz().await.0, 503);
+        rig.health.brokers(true, None);
+        assert_eq!(rig.readyz().await.0, 200);
+        rig.health.stopping();
+        assert_eq!(rig.readyz().await.1["state"], json!("stopping"));
+        assert_eq!(rig.readyz().await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn a_connection_kept_open_does_not_hold_the_server() {
+        let rig = Rig::start().await;
+        assert_eq!(rig.get("/livez").await.0, 200);
+        let _idle = tokio::net::TcpStream::connect(rig.address).await.unwrap();
+        rig.stop.send(()).unwrap();
+        timeout(Duration::from_secs(5), rig.server)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+}

@@ -1,0 +1,139 @@
+//! The commands, and the one match that runs them.
+//!
+//! Output goes to stdout and logs to stderr, so that `--json` can be piped. Nothing below this module prints or ends
+//! the process.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, settings::Settings};
+
+mod log;
+mod send;
+mod topics;
+
+/// Delivers Kafka events as signed webhooks.
+#[derive(Debug, Parser)]
+#[command(
+    name = "arauto",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
+)]
+pub struct Cli {
+    /// Configuration file.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "ARAUTO_CONFIG",
+        default_value = "config/arauto.toml"
+    )]
+    config: PathBuf,
+
+    /// Machine-readable output.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the topics Arauto needs, which exist, and what differs.
+    Topics(topics::Args),
+    /// Publish an event and wait until the brokers have it.
+    Send(send::Args),
+}
+
+/// How a command ended that did what it was asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// All is well.
+    Well,
+    /// It found or caused something that is not, and has said so.
+    Failed,
+}
+
+/// What a user got wrong: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<Done> {
+        match self.command {
+            Command::Topics(args) => {
+                let settings = load(&self.config)?;
+                log::init_quiet(&settings.log)?;
+                block_on(topics::run(&args, &settings, self.json))
+            }
+            Command::Send(args) => {
+                let kafka = match args.brokers() {
+                    Some(brokers) => send::kafka_at(brokers),
+                    None => load(&self.config)?.kafka,
+                };
+                log::init_quiet(&log::default())?;
+                block_on(send::run(&args, &kafka, self.json))
+            }
+        }
+    }
+}
+
+/// The exit code of a command, after saying what went wrong.
+pub fn exit_code(result: &anyhow::Result<Done>) -> ExitCode {
+    match result {
+        Ok(Done::Well) => ExitCode::SUCCESS,
+        Ok(Done::Failed) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("arauto: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// Reads the configuration; its mistakes are wrong usage.
+fn load(path: &Path) -> anyhow::Result<Settings> {
+    config::load(path).map_err(|mistakes| Usage(format!("the configuration is wrong\n{mistakes}")).into())
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<Done>>) -> anyhow::Result<Done> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("starting the runtime")?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes() {
+        let code = |result| format!("{:?}", exit_code(&result));
+        let is = |number: u8| format!("{:?}", ExitCode::from(number));
+        assert_eq!(code(Ok(Done::Well)), is(0));
+        assert_eq!(code(Ok(Done::Failed)), is(1));
+        assert_eq!(code(Err(anyhow::anyhow!("no brokers"))), is(1));
+        assert_eq!(code(Err(Usage("no topic".to_owned()).into())), is(2));
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        let cli =
+            Cli::try_parse_from(["arauto", "topics", "--create", "--json", "--config", "a.toml"]).unwrap();
+        assert!(cli.json);
+        assert_eq!(cli.config, Path::new("a.toml"));
+    }
+}

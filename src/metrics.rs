@@ -1,0 +1,798 @@
+//! Every metric: its name, type, labels, help text, and the typed calls that record it.
+//!
+//! Handles are resolved once (per lane, topic, partition), so recording is an atomic add without a lookup.
+//! Label values come from closed sets, the configuration, or the assigned partitions, never from records.
+//! Only this file and its children name `prometheus`; they never decide anything.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use prometheus::{
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+    core::{Collector, MetricVec, MetricVecBuilder},
+};
+
+use self::endpoint::{Endpoints, RESULTS};
+use crate::pipeline::outcome::Reason;
+
+pub mod endpoint;
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Seconds from an event's Kafka timestamp to its 2xx. Fine below a second, where healthy deliveries are; 5 s,
+/// 60 s and 3,600 s are there exactly, because objectives are written in them.
+const LATENCY_BUCKETS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0,
+];
+
+/// Seconds of one attempt; the default time-out (15 s) is a bound, and so is twice of it.
+const ATTEMPT_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0,
+];
+
+/// Why an event, or an event for one endpoint, needs no delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmatched {
+    /// No endpoint wants it.
+    NoEndpoint,
+    /// It has no value.
+    Tombstone,
+    /// An endpoint's filter refused it.
+    Filtered,
+}
+
+/// Why a partition began a new life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// The log was cut off at its end.
+    Truncated,
+    /// The position is not in the log.
+    OutOfRange,
+    /// The topic was deleted and made again.
+    Recreated,
+}
+
+/// What happened to our share of the group's partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rebalance {
+    /// Partitions came.
+    Assign,
+    /// Partitions were taken, with time to commit.
+    Revoke,
+    /// Partitions were taken without.
+    Lost,
+}
+
+/// What the window holds, asked for at each scrape so that counting costs a delivery nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Window {
+    /// Deliveries held.
+    pub in_flight: usize,
+    /// Bytes held.
+    pub in_flight_bytes: usize,
+    /// Share of the window in use, 0 to 1.
+    pub used_ratio: f64,
+}
+
+/// All metrics of one process; clones share them.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    families: Arc<Families>,
+    /// Endpoints with series of their own at most.
+    max_series: usize,
+    endpoints: Mutex<Endpoints>,
+    topics: Mutex<HashMap<String, Arc<Topic>>>,
+    partitions: Mutex<BTreeMap<(String, i32), Partition>>,
+    window: OnceLock<Box<dyn Fn() -> Window + Send + Sync>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Metrics with at most `max_endpoint_series` endpoints that have series of their own.
+    pub fn new(max_endpoint_series: usize) -> Self {
+        let registry = Registry::new();
+        let families = Arc::new(Families::new(&registry));
+        register_process(&registry);
+        let revision = option_env!("ARAUTO_REVISION").unwrap_or("unknown");
+        families
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), revision])
+            .set(1);
+        families.last_reload_success.set(1);
+        Self(Arc::new(Inner {
+            registry,
+            families,
+            max_series: max_endpoint_series,
+            endpoints: Mutex::default(),
+            topics: Mutex::default(),
+            partitions: Mutex::default(),
+            window: OnceLock::new(),
+        }))
+    }
+
+    /// Takes over the configured endpoints, each with whether it is enabled, in the order of the configuration.
+    ///
+    /// Those with series keep them; what is left goes to new ones, first come, first served. The series of a removed
+    /// endpoint go when nothing holds its handle any more.
+    pub fn set_endpoints<'a>(&self, configured: impl IntoIterator<Item = (&'a str, bool)>) {
+        let configured: Vec<(&str, bool)> = configured.into_iter().collect();
+        self.0.families.endpoints.set(gauge_value(configured.len()));
+        lock(&self.0.endpoints).configure(&self.0.families, self.0.max_series, &configured);
+    }
+
+    /// The handle of an endpoint; of the shared series when it has none of its own. Ask once per lane.
+    pub fn endpoint(&self, id: &str) -> Arc<endpoint::Endpoint> {
+        lock(&self.0.endpoints).handle(&self.0.families, id)
+    }
+
+    /// The gauges of a lane that begins now; what it set is taken back when it is dropped.
+    pub fn lane(&self, id: &str, concurrency: usize) -> endpoint::Lane {
+        endpoint::Lane::new(self.endpoint(id), concurrency)
+    }
+
+    /// The handle of a source topic. Ask once per partition task.
+    pub fn topic(&self, topic: &str) -> Arc<Topic> {
+        let mut topics = lock(&self.0.topics);
+        if let Some(known) = topics.get(topic) {
+            return Arc::clone(known);
+        }
+        let handle = Arc::new(Topic::new(&self.0.families, topic));
+        topics.insert(topic.to_owned(), Arc::clone(&handle));
+        handle
+    }
+
+    /// The handle of one of our own topics that we produce to.
+    pub fn produced(&self, topic: &str) -> Produced {
+        let counter = |result| self.0.families.produced.with_label_values(&[topic, result]);
+        Produced {
+            ok: counter("ok"),
+            error: counter("error"),
+        }
+    }
+
+    /// The gauges of a partition that was assigned.
+    pub fn add_partition(&self, topic: &str, partition: i32) -> Partition {
+        let mut partitions = lock(&self.0.partitions);
+        let key = (topic.to_owned(), partition);
+        if let Some(known) = partitions.get(&key) {
+            return known.clone();
+        }
+        let gauges = Partition::register(&self.0.registry, topic, partition);
+        partitions.insert(key, gauges.clone());
+        self.0
+            .families
+            .assigned_partitions
+            .with_label_values(&[topic])
+            .inc();
+        gauges
+    }
+
+    /// Takes the series of a partition away that is ours no more; a handle still held writes into the void.
+    pub fn remove_partition(&self, topic: &str, partition: i32) {
+        if let Some(gauges) = lock(&self.0.partitions).remove(&(topic.to_owned(), partition)) {
+            gauges.unregister(&self.0.registry);
+            self.0
+                .families
+                .assigned_partitions
+                .with_label_values(&[topic])
+                .dec();
+        }
+    }
+
+    /// Says whom to ask what the window holds; the first one stays.
+    pub fn watch_window(&self, read: impl Fn() -> Window + Send + Sync + 'static) {
+        self.0.window.get_or_init(|| Box::new(read));
+    }
+
+    /// Retry and dead-letter records that were handed to the producer, or (negative) acknowledged or given up.
+    pub fn produce_pending(&self, change: i64) {
+        self.0.families.produce_pending.add(change);
+    }
+
+    /// A partition began a new life.
+    pub fn partition_reset(&self, reason: Reset) {
+        let label = match reason {
+            Reset::Truncated => "truncated",
+            Reset::OutOfRange => "out_of_range",
+            Reset::Recreated => "recreated",
+        };
+        self.0.families.partition_resets.with_label_values(&[label]).inc();
+    }
+
+    /// A ticket was dropped unsettled.
+    pub fn ticket_lost(&self) {
+        self.0.families.tickets_lost.inc();
+    }
+
+    /// Tickets dropped unsettled so far.
+    pub fn tickets_lost(&self) -> u64 {
+        self.0.families.tickets_lost.get()
+    }
+
+    /// The brokers' clock minus ours.
+    pub fn clock_skew(&self, seconds: f64) {
+        self.0.families.clock_skew.set(seconds);
+    }
+
+    /// An offset commit was acknowledged, or was not.
+    pub fn commit(&self, ok: bool) {
+        self.0
+            .families
+            .commits
+            .with_label_values(&[ok_or_error(ok)])
+            .inc();
+    }
+
+    /// Our share of the group's partitions changed.
+    pub fn rebalance(&self, kind: Rebalance) {
+        let label = match kind {
+            Rebalance::Assign => "assign",
+            Rebalance::Revoke => "revoke",
+            Rebalance::Lost => "lost",
+        };
+        self.0.families.rebalances.with_label_values(&[label]).inc();
+    }
+
+    /// The configuration was read again and taken over, or rejected.
+    pub fn reload(&self, ok: bool) {
+        let label = if ok { "ok" } else { "rejected" };
+        self.0.families.reloads.with_label_values(&[label]).inc();
+        self.0.families.last_reload_success.set(i64::from(ok));
+    }
+
+    /// Everything in the text format.
+    pub fn render(&self) -> String {
+        lock(&self.0.endpoints).sweep(&self.0.families);
+        if let Some(read) = self.0.window.get() {
+            let window = read();
+            self.0.families.in_flight.set(gauge_value(window.in_flight));
+            self.0
+                .families
+                .in_flight_bytes
+                .set(gauge_value(window.in_flight_bytes));
+            self.0.families.window_used_ratio.set(window.used_ratio);
+        }
+        let families = self.0.registry.gather();
+        TextEncoder::new()
+            .encode_to_string(&families)
+            .expect("gathered families have names and series")
+    }
+}
+
+/// What one source topic's events count into.
+#[derive(Debug)]
+pub struct Topic {
+    events: IntCounter,
+    unmatched: [IntCounter; 3],
+    lost: IntCounter,
+}
+
+impl Topic {
+    fn new(families: &Families, topic: &str) -> Self {
+        let reasons = ["no_endpoint", "tombstone", "filtered"];
+        Self {
+            events: families.events.with_label_values(&[topic]),
+            unmatched: reasons.map(|reason| families.unmatched.with_label_values(&[topic, reason])),
+            lost: families.events_lost.with_label_values(&[topic]),
+        }
+    }
+
+    /// An event was read.
+    pub fn event(&self) {
+        self.events.inc();
+    }
+
+    /// An event, or an event for one endpoint, needs no delivery.
+    pub fn unmatched(&self, reason: Unmatched) {
+        self.unmatched[reason as usize].inc();
+    }
+
+    /// So many offsets were gone before they were read.
+    pub fn lost(&self, offsets: u64) {
+        self.lost.inc_by(offsets);
+    }
+}
+
+/// What records produced to one of our own topics count into.
+#[derive(Debug, Clone)]
+pub struct Produced {
+    ok: IntCounter,
+    error: IntCounter,
+}
+
+impl Produced {
+    /// The brokers acknowledged a record.
+    pub fn ok(&self) {
+        self.ok.inc();
+    }
+
+    /// A record was not acknowledged; it will be sent again.
+    pub fn error(&self) {
+        self.error.inc();
+    }
+}
+
+/// The gauges of one assigned partition; clones share them.
+#[derive(Debug, Clone)]
+pub struct Partition {
+    lag: IntGauge,
+    oldest: Gauge,
+}
+
+impl Partition {
+    // Each gauge is registered by itself: the crate's vectors tell children apart by a hash of the label values
+    // without separators, in which partition 12 of `orders` and partition 2 of `orders1` are one.
+    fn register(registry: &Registry, topic: &str, partition: i32) -> Self {
+        let opts = |name, help| {
+            Opts::new(name, help)
+                .const_label("topic", topic)
+                .const_label("partition", partition.to_string())
+        };
+        let lag = opts("arauto_partition_lag", "High watermark minus committed offset.");
+        let oldest = opts(
+            "arauto_partition_oldest_unsettled_seconds",
+            "Age of the oldest event not yet settled, or not yet read; 0 when none.",
+        );
+        Self {
+            lag: registered(registry, IntGauge::with_opts(lag)),
+            oldest: registered(registry, Gauge::with_opts(oldest)),
+        }
+    }
+
+    fn unregister(&self, registry: &Registry) {
+        registry
+            .unregister(Box::new(self.lag.clone()))
+            .expect("it was registered when it was made");
+        registry
+            .unregister(Box::new(self.oldest.clone()))
+            .expect("it was registered when it was made");
+    }
+
+    /// High watermark minus committed offset.
+    pub fn lag(&self, records: i64) {
+        self.lag.set(records);
+    }
+
+    /// Age of the oldest event not yet settled, or not yet read; zero when none.
+    pub fn oldest_unsettled(&self, age: Duration) {
+        self.oldest.set(age.as_secs_f64());
+    }
+}
+
+struct Families {
+    events: IntCounterVec,
+    unmatched: IntCounterVec,
+    opened: IntCounterVec,
+    attempts: IntCounterVec,
+    attempt_duration: HistogramVec,
+    deliveries: IntCounterVec,
+    dead: IntCounterVec,
+    retries: IntCounterVec,
+    parked: IntCounterVec,
+    latency: HistogramVec,
+    throttled: IntCounterVec,
+    lane_queued: IntGaugeVec,
+    lane_in_flight: IntGaugeVec,
+    lane_concurrency_limit: IntGaugeVec,
+    lane_waiting: IntGaugeVec,
+    endpoint_enabled: IntGaugeVec,
+    in_flight: IntGauge,
+    in_flight_bytes: IntGauge,
+    window_used_ratio: Gauge,
+    produce_pending: IntGauge,
+    partition_resets: IntCounterVec,
+    events_lost: IntCounterVec,
+    tickets_lost: IntCounter,
+    clock_skew: Gauge,
+    commits: IntCounterVec,
+    produced: IntCounterVec,
+    rebalances: IntCounterVec,
+    assigned_partitions: IntGaugeVec,
+    endpoints: IntGauge,
+    reloads: IntCounterVec,
+    last_reload_success: IntGauge,
+    build_info: IntGaugeVec,
+}
+
+impl Families {
+    #[rustfmt::skip] // One metric per line, and one place to read them all.
+    fn new(registry: &Registry) -> Self {
+        let counters = |name, labels: &[&str], help| registered(registry, IntCounterVec::new(Opts::new(name, help), labels));
+        let gauges = |name, labels: &[&str], help| registered(registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let gauge = |name, help| registered(registry, IntGauge::with_opts(Opts::new(name, help)));
+        let ratio = |name, help| registered(registry, Gauge::with_opts(Opts::new(name, help)));
+        let histograms = |name, buckets: &[f64], help| {
+            registered(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), &["endpoint"]))
+        };
+        let families = Self {
+            events: counters("arauto_events_total", &["topic"], "Events read from source topics (retry topics not counted)."),
+            unmatched: counters("arauto_events_unmatched_total", &["topic", "reason"], "Events, or (event, endpoint) pairs for `filtered`, that need no delivery."),
+            opened: counters("arauto_deliveries_opened_total", &["endpoint", "from"], "Deliveries that began."),
+            attempts: counters("arauto_attempts_total", &["endpoint", "result"], "HTTP attempts."),
+            attempt_duration: histograms("arauto_attempt_duration_seconds", ATTEMPT_BUCKETS, "One attempt, response body included."),
+            deliveries: counters("arauto_deliveries_total", &["endpoint", "outcome"], "Deliveries that ended."),
+            dead: counters("arauto_dead_total", &["endpoint", "reason"], "Dead letters written."),
+            retries: counters("arauto_retries_total", &["endpoint", "reason"], "Attempts that failed and will be made again."),
+            parked: counters("arauto_parked_total", &["endpoint", "reason"], "Deliveries produced to a retry topic without an attempt."),
+            latency: histograms("arauto_delivery_latency_seconds", LATENCY_BUCKETS, "From an event's Kafka timestamp to its 2xx."),
+            throttled: counters("arauto_throttled_total", &["endpoint"], "Deliveries that had to wait for the rate limiter."),
+            lane_queued: gauges("arauto_lane_queued", &["endpoint"], "Deliveries in the lane's queue."),
+            lane_in_flight: gauges("arauto_lane_in_flight", &["endpoint"], "The lane's attempts under way."),
+            lane_concurrency_limit: gauges("arauto_lane_concurrency_limit", &["endpoint"], "Most attempts the lane may have under way."),
+            lane_waiting: gauges("arauto_lane_waiting", &["endpoint"], "Deliveries held in memory until they are due."),
+            endpoint_enabled: gauges("arauto_endpoint_enabled", &["endpoint"], "1 if the endpoint is enabled, 0 if not; for `_other` how many of them are."),
+            in_flight: gauge("arauto_in_flight", "Deliveries held in memory."),
+            in_flight_bytes: gauge("arauto_in_flight_bytes", "Bytes of deliveries held in memory."),
+            window_used_ratio: ratio("arauto_window_used_ratio", "Share of the window in use, 0 to 1; near 1 for long: add instances."),
+            produce_pending: gauge("arauto_produce_pending", "Retry and dead-letter records not acknowledged yet."),
+            partition_resets: counters("arauto_partition_resets_total", &["reason"], "Times the log of a partition changed under us."),
+            events_lost: counters("arauto_events_lost_total", &["topic"], "Offsets that retention or truncation took before they were read."),
+            tickets_lost: registered(registry, IntCounter::new("arauto_tickets_lost_total", "Tickets dropped unsettled; must stay 0.")),
+            clock_skew: ratio("arauto_clock_skew_seconds", "The brokers' clock minus ours, from append times of our own records."),
+            commits: counters("arauto_commits_total", &["result"], "Offset commits."),
+            produced: counters("arauto_produced_total", &["topic", "result"], "Records to retry and dead-letter topics."),
+            rebalances: counters("arauto_rebalances_total", &["kind"], "Changes of the partitions assigned to this instance."),
+            assigned_partitions: gauges("arauto_assigned_partitions", &["topic"], "Partitions assigned to this instance."),
+            endpoints: gauge("arauto_endpoints", "Endpoints loaded."),
+            reloads: counters("arauto_config_reloads_total", &["result"], "Times the configuration was read again."),
+            last_reload_success: gauge("arauto_config_last_reload_success", "1 if the configuration in use is the last one read, 0 if that was rejected."),
+            build_info: gauges("arauto_build_info", &["version", "revision"], "What was built; always 1."),
+        };
+        families.begin_process();
+        families
+    }
+
+    /// Makes the process-wide series of closed sets, so that a rate over them is right from the first count.
+    fn begin_process(&self) {
+        let sets: [(&IntCounterVec, &[&str]); 4] = [
+            (
+                &self.partition_resets,
+                &["truncated", "out_of_range", "recreated"],
+            ),
+            (&self.commits, &["ok", "error"]),
+            (&self.rebalances, &["assign", "revoke", "lost"]),
+            (&self.reloads, &["ok", "rejected"]),
+        ];
+        for (family, values) in sets {
+            for value in values {
+                family.with_label_values(&[value]);
+            }
+        }
+    }
+
+    /// Makes the series every known endpoint has, before its lane first runs.
+    fn begin(&self, endpoint: &str, enabled: bool) {
+        self.endpoint_enabled
+            .with_label_values(&[endpoint])
+            .set(i64::from(enabled));
+        self.opened.with_label_values(&[endpoint, "source"]);
+        for outcome in OUTCOMES {
+            self.deliveries.with_label_values(&[endpoint, outcome]);
+        }
+    }
+
+    /// Takes all series of an endpoint away.
+    fn end(&self, endpoint: &str) {
+        for gauges in [
+            &self.lane_queued,
+            &self.lane_in_flight,
+            &self.lane_concurrency_limit,
+            &self.lane_waiting,
+            &self.endpoint_enabled,
+        ] {
+            forget(gauges, &[endpoint]);
+        }
+        forget(&self.attempt_duration, &[endpoint]);
+        forget(&self.latency, &[endpoint]);
+        forget(&self.throttled, &[endpoint]);
+        let reasons = Reason::ALL.map(Reason::as_str);
+        let sets: [(&IntCounterVec, &[&str]); 6] = [
+            (&self.opened, &["source", "replay"]),
+            (&self.attempts, &RESULTS),
+            (&self.deliveries, &OUTCOMES),
+            (&self.dead, &reasons),
+            (&self.retries, &reasons),
+            (&self.parked, &reasons),
+        ];
+        for (family, values) in sets {
+            for value in values {
+                forget(family, &[endpoint, value]);
+            }
+        }
+    }
+}
+
+const OUTCOMES: [&str; 3] = ["delivered", "dead", "dropped"];
+
+fn ok_or_error(ok: bool) -> &'static str {
+    if ok { "ok" } else { "error" }
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("names, labels and buckets are constants that a test has made");
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("names are distinct");
+    collector
+}
+
+#[cfg(target_os = "linux")]
+fn register_process(registry: &Registry) {
+    let process = prometheus::process_collector::ProcessCollector::for_self();
+    registry.register(Box::new(process)).expect("names are distinct");
+}
+
+#[cfg(not(target_os = "linux"))] // The collector reads /proc.
+fn register_process(_: &Registry) {}
+
+/// Removes one series; one that was never made is none to remove.
+fn forget<T: MetricVecBuilder>(family: &MetricVec<T>, values: &[&str]) {
+    family.remove_label_values(values).ok();
+}
+
+/// A count as a gauge's value.
+fn gauge_value(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The maps behind these locks are whole after every statement, so a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{endpoint::Park, *};
+    use crate::pipeline::outcome::AttemptResult;
+
+    /// Copied from the contract, without what this version has no part for (`arauto_breaker_state`).
+    const CONTRACT: &[(&str, &str, &[&str])] = &[
+        ("arauto_assigned_partitions", "gauge", &["topic"]),
+        ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
+        ("arauto_attempts_total", "counter", &["endpoint", "result"]),
+        ("arauto_build_info", "gauge", &["revision", "version"]),
+        ("arauto_clock_skew_seconds", "gauge", &[]),
+        ("arauto_commits_total", "counter", &["result"]),
+        ("arauto_config_last_reload_success", "gauge", &[]),
+        ("arauto_config_reloads_total", "counter", &["result"]),
+        ("arauto_dead_total", "counter", &["endpoint", "reason"]),
+        ("arauto_deliveries_opened_total", "counter", &["endpoint", "from"]),
+        ("arauto_deliveries_total", "counter", &["endpoint", "outcome"]),
+        ("arauto_delivery_latency_seconds", "histogram", &["endpoint"]),
+        ("arauto_endpoint_enabled", "gauge", &["endpoint"]),
+        ("arauto_endpoints", "gauge", &[]),
+        ("arauto_events_lost_total", "counter", &["topic"]),
+        ("arauto_events_total", "counter", &["topic"]),
+        ("arauto_events_unmatched_total", "counter", &["reason", "topic"]),
+        ("arauto_in_flight", "gauge", &[]),
+        ("arauto_in_flight_bytes", "gauge", &[]),
+        ("arauto_lane_concurrency_limit", "gauge", &["endpoint"]),
+        ("arauto_lane_in_flight", "gauge", &["endpoint"]),
+        ("arauto_lane_queued", "gauge", &["endpoint"]),
+        ("arauto_lane_waiting", "gauge", &["endpoint"]),
+        ("arauto_parked_total", "counter", &["endpoint", "reason"]),
+        ("arauto_partition_lag", "gauge", &["partition", "topic"]),
+        (
+            "arauto_partition_oldest_unsettled_seconds",
+            "gauge",
+            &["partition", "topic"],
+        ),
+        ("arauto_partition_resets_total", "counter", &["reason"]),
+        ("arauto_produce_pending", "gauge", &[]),
+        ("arauto_produced_total", "counter", &["result", "topic"]),
+        ("arauto_rebalances_total", "counter", &["kind"]),
+        ("arauto_retries_total", "counter", &["endpoint", "reason"]),
+        ("arauto_throttled_total", "counter", &["endpoint"]),
+        ("arauto_tickets_lost_total", "counter", &[]),
+        ("arauto_window_used_ratio", "gauge", &[]),
+    ];
+
+    fn with_one_of_each() -> Metrics {
+        let metrics = Metrics::new(10);
+        metrics.set_endpoints([("crm", true)]);
+        let crm = metrics.endpoint("crm");
+        crm.attempt(AttemptResult::Status(200), Duration::from_millis(20));
+        crm.dead(Reason::Exhausted);
+        crm.retried(Reason::Timeout);
+        crm.parked(Park::Throttled);
+        metrics.topic("orders").event();
+        metrics.produced("arauto.dead").ok();
+        metrics.add_partition("orders", 0).lag(7);
+        metrics
+    }
+
+    #[test]
+    fn names_types_and_labels_are_the_contract() {
+        let metrics = with_one_of_each();
+        let _lane = metrics.lane("crm", 64);
+        let families = metrics.0.registry.gather();
+        let found: Vec<(String, String, Vec<String>)> = families
+            .iter()
+            .filter(|family| !family.name().starts_with("process_"))
+            .map(|family| {
+                let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+                let labels = family.get_metric()[0].get_label();
+                let mut labels: Vec<String> = labels.iter().map(|label| label.name().to_owned()).collect();
+                labels.sort();
+                (family.name().to_owned(), kind, labels)
+            })
+            .collect();
+        let contract = CONTRACT.iter().map(|(name, kind, labels)| {
+            (
+                (*name).to_owned(),
+                (*kind).to_owned(),
+                labels.iter().map(|&label| label.to_owned()).collect(),
+            )
+        });
+        assert_eq!(found, contract.collect::<Vec<_>>());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_process_is_there() {
+        let text = Metrics::new(1).render();
+        for name in [
+            "process_resident_memory_bytes",
+            "process_open_fds",
+            "process_cpu_seconds_total",
+        ] {
+            assert!(text.contains(&format!("\n{name} ")), "{name}");
+        }
+    }
+
+    /// The value of one series as it is rendered; `None` when it is not there.
+    fn value(metrics: &Metrics, series: &str) -> Option<f64> {
+        let text = metrics.render();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
+    }
+
+    #[test]
+    fn known_endpoints_begin_at_zero() {
+        let metrics = Metrics::new(10);
+        metrics.set_endpoints([("crm", true), ("erp", false)]);
+        for (series, expected) in [
+            (
+                r#"arauto_deliveries_total{endpoint="crm",outcome="dead"}"#,
+                Some(0.0),
+            ),
+            (
+                r#"arauto_deliveries_opened_total{endpoint="erp",from="source"}"#,
+                Some(0.0),
+            ),
+            (r#"arauto_endpoint_enabled{endpoint="crm"}"#, Some(1.0)),
+            (r#"arauto_endpoint_enabled{endpoint="erp"}"#, Some(0.0)),
+            (r#"arauto_endpoint_enabled{endpoint="_other"}"#, None),
+            (r#"arauto_dead_total{endpoint="crm",reason="gone"}"#, None),
+            ("arauto_endpoints", Some(2.0)),
+            ("arauto_config_last_reload_success", Some(1.0)),
+            (r#"arauto_commits_total{result="error"}"#, Some(0.0)),
+        ] {
+            assert_eq!(value(&metrics, series), expected, "{series}");
+        }
+    }
+
+    #[test]
+    fn series_go_with_the_endpoint_and_first_come_first_served() {
+        let metrics = Metrics::new(2);
+        let dropped = |id: &str| {
+            value(
+                &metrics,
+                &format!(r#"arauto_deliveries_total{{endpoint="{id}",outcome="dropped"}}"#),
+            )
+        };
+        metrics.set_endpoints([("a", true), ("b", true), ("c", true), ("d", false)]);
+        for id in ["a", "b", "c", "d", "never-heard-of"] {
+            metrics.endpoint(id).dropped();
+        }
+        assert_eq!(
+            ["a", "b", "c", "_other"].map(dropped),
+            [Some(1.0), Some(1.0), None, Some(3.0)]
+        );
+        assert_eq!(
+            value(&metrics, r#"arauto_endpoint_enabled{endpoint="_other"}"#),
+            Some(1.0)
+        );
+
+        let held = metrics.endpoint("a");
+        metrics.set_endpoints([("d", true), ("b", true), ("c", true)]);
+        metrics.endpoint("d").dropped();
+        assert_eq!(
+            ["a", "b", "c", "d"].map(dropped),
+            [Some(1.0), Some(1.0), None, Some(1.0)]
+        );
+        drop(held);
+        assert_eq!(["a", "b", "d"].map(dropped), [None, Some(1.0), Some(1.0)]);
+        assert!(!metrics.render().contains(r#"endpoint="a""#));
+    }
+
+    #[test]
+    fn an_endpoint_removed_and_added_again_while_held_keeps_its_series() {
+        let metrics = Metrics::new(1);
+        metrics.set_endpoints([("a", true)]);
+        let held = metrics.endpoint("a");
+        metrics.set_endpoints([]);
+        metrics.set_endpoints([("a", true)]);
+        held.dropped();
+        drop(held);
+        metrics.endpoint("a").dropped();
+        assert_eq!(
+            value(
+                &metrics,
+                r#"arauto_deliveries_total{endpoint="a",outcome="dropped"}"#
+            ),
+            Some(2.0)
+        );
+    }
+
+    #[test]
+    fn lanes_add_up_and_take_back() {
+        let metrics = Metrics::new(0);
+        let queued = || value(&metrics, r#"arauto_lane_queued{endpoint="_other"}"#);
+        let limit = || value(&metrics, r#"arauto_lane_concurrency_limit{endpoint="_other"}"#);
+        let (one, two) = (metrics.lane("one", 64), metrics.lane("two", 8));
+        one.queued.set(5);
+        two.queued.set(3);
+        one.queued.set(4);
+        two.queued.add(-1);
+        assert_eq!((queued(), limit()), (Some(6.0), Some(72.0)));
+        drop(one);
+        assert_eq!((queued(), limit()), (Some(2.0), Some(8.0)));
+    }
+
+    #[test]
+    fn partitions_whose_labels_run_together_are_two() {
+        let metrics = Metrics::new(1);
+        let lag = |topic, partition| {
+            value(
+                &metrics,
+                &format!(r#"arauto_partition_lag{{partition="{partition}",topic="{topic}"}}"#),
+            )
+        };
+        metrics.add_partition("orders", 12).lag(1);
+        metrics.add_partition("orders1", 2).lag(2);
+        metrics
+            .add_partition("orders", 12)
+            .oldest_unsettled(Duration::from_millis(1_500));
+        assert_eq!((lag("orders", 12), lag("orders1", 2)), (Some(1.0), Some(2.0)));
+        metrics.remove_partition("orders", 12);
+        metrics.remove_partition("orders", 12);
+        assert_eq!((lag("orders", 12), lag("orders1", 2)), (None, Some(2.0)));
+        assert_eq!(
+            value(&metrics, r#"arauto_assigned_partitions{topic="orders"}"#),
+            Some(0.0)
+        );
+        metrics.add_partition("orders", 12).lag(3);
+        assert_eq!(lag("orders", 12), Some(3.0));
+    }
+
+    #[test]
+    fn the_window_is_asked_at_each_scrape() {
+        let metrics = Metrics::new(1);
+        assert_eq!(value(&metrics, "arauto_in_flight"), Some(0.0));
+        metrics.watch_window(|| Window {
+            in_flight: 3,
+            in_flight_bytes: 3072,
+            used_ratio: 0.5,
+        });
+        assert_eq!(value(&metrics, "arauto_in_flight"), Some(3.0));
+        assert_eq!(value(&metrics, "arauto_in_flight_bytes"), Some(3072.0));
+        assert_eq!(value(&metrics, "arauto_window_used_ratio"), Some(0.5));
+    }
+}
