@@ -66,11 +66,11 @@ impl App {
         metrics.set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
         let mut admin = None;
         if let Some(listen) = settings.admin.listen {
-            let (server, address) = admin::Server::bind(listen, health.clone(), metrics.clone())
+            let (server, address) = admin::Server::bind(listen, metrics.clone(), health.clone())
                 .await
                 .with_context(|| format!("the admin server cannot listen on {listen} (admin.listen)"))?;
             let until = tasks.token().clone();
-            tasks.spawn_essential("admin server", async move { Ok(server.run(until).await?) });
+            tasks.spawn_essential("admin server", async move { Ok(server.run(until.cancelled_owned()).await?) });
             admin = Some(address);
         }
         let registry = Arc::new(Registry::new(settings.endpoints.clone()));
@@ -118,7 +118,7 @@ impl App {
         let settings = &self.settings;
         let producer = Producer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
         let observer = Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
-        let client = http::Client::new(Guard::new(settings.security.allow.clone())).context("no HTTP client")?;
+        let client = http::Client::new(Guard::new(&settings.security.allow)).context("no HTTP client")?;
         let admin = Admin::new(&settings.kafka)?;
         startup::topics(&admin, settings, &self.health).await?;
         let positions = Arc::new(Positions::new(positions::Options {

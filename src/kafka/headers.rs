@@ -52,6 +52,8 @@ pub struct Envelope {
     pub unknown_since: Option<i64>,
     /// How often in a row it was parked without an attempt.
     pub parks: u32,
+    /// Attempts among `attempts` that are not charged to the schedule.
+    pub uncharged: u32,
 }
 
 /// A record on one of our topics that we did not write.
@@ -92,6 +94,7 @@ impl Envelope {
             replays: 0,
             unknown_since: None,
             parks: 0,
+            uncharged: 0,
         }
     }
 
@@ -127,6 +130,7 @@ impl Envelope {
                 Field::Parks,
                 (self.parks > 0).then(|| text(&self.parks.to_string())),
             ),
+            (Field::Uncharged, (self.uncharged > 0).then(|| text(&self.uncharged.to_string()))),
         ];
         for (field, value) in optional {
             if let Some(value) = value {
@@ -160,6 +164,7 @@ impl Envelope {
             replays: fields.number_if_any(Field::Replays)?.unwrap_or(0),
             unknown_since: fields.number_if_any(Field::UnknownSince)?,
             parks: fields.number_if_any(Field::Parks)?.unwrap_or(0),
+            uncharged: fields.number_if_any(Field::Uncharged)?.unwrap_or(0),
         };
         let original = record
             .headers
@@ -209,11 +214,12 @@ enum Field {
     Replays,
     UnknownSince,
     Parks,
+    Uncharged,
 }
 
 impl Field {
     /// In the order of their declaration, which is their index.
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Id,
         Self::Endpoint,
         Self::SourceTopic,
@@ -231,6 +237,7 @@ impl Field {
         Self::Replays,
         Self::UnknownSince,
         Self::Parks,
+        Self::Uncharged,
     ];
 
     fn as_str(self) -> &'static str {
@@ -252,6 +259,7 @@ impl Field {
             Self::Replays => "arauto-replays",
             Self::UnknownSince => "arauto-unknown-since",
             Self::Parks => "arauto-parks",
+            Self::Uncharged => "arauto-uncharged",
         }
     }
 
@@ -314,6 +322,21 @@ impl<'a> Fields<'a> {
         let known = Reason::ALL.into_iter().find(|reason| reason.as_str() == word);
         known.ok_or(malformed(Field::Reason, "is not a known reason"))
     }
+}
+
+/// The headers of a foreign record on its way from a retry topic to the dead-letter topic: its own, and why and from
+/// where it was moved.
+pub fn foreign(record: &Record, why: &str) -> Headers {
+    let ours = [
+        (Field::SourceTopic, record.topic.to_string()),
+        (Field::SourcePartition, record.partition.to_string()),
+        (Field::SourceOffset, record.offset.to_string()),
+        (Field::SourceTimestamp, record.timestamp.to_string()),
+        (Field::Reason, Reason::InvalidEvent.as_str().to_owned()),
+        (Field::Error, cut(why).to_owned()),
+    ];
+    let original = record.headers.0.iter().filter(|(name, _)| !is_ours(name)).cloned();
+    Headers(original.chain(ours.into_iter().map(|(field, value)| (field.name(), Some(text(&value))))).collect())
 }
 
 fn malformed(field: Field, problem: &'static str) -> Malformed {

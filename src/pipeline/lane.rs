@@ -21,7 +21,10 @@ use super::{
     outcome::{self, Outcome, Reason},
     window::Share,
 };
-use crate::{config::settings::Endpoint, metrics};
+use crate::{
+    config::settings::Endpoint,
+    metrics::{self, endpoint::Park},
+};
 
 pub mod lanes;
 mod runtime;
@@ -139,7 +142,7 @@ impl Lane {
     pub fn park_oldest(&self) {
         let half = self.shared.share().div_ceil(2);
         let limited = self.runtime.load().limiter.is_some();
-        let reason = if limited { Reason::Throttled } else { Reason::Full };
+        let why = if limited { Park::Throttled } else { Park::Full };
         let mut parked = Vec::new();
         {
             let mut state = self.lock();
@@ -151,7 +154,7 @@ impl Lane {
             self.show(&state);
         }
         for delivery in parked {
-            self.shared.settler.park(delivery, reason);
+            self.shared.settler.park(delivery, why);
         }
     }
 
@@ -159,9 +162,9 @@ impl Lane {
     pub fn take_back(&self, partition: Share) -> Vec<Delivery> {
         let mut state = self.lock();
         let ours = |delivery: &Delivery| delivery.ticket.partition().epoch == partition;
-        let (back, ready) = std::mem::take(&mut state.ready).into_iter().partition(|delivery| ours(delivery));
+        let (back, ready): (VecDeque<_>, _) = std::mem::take(&mut state.ready).into_iter().partition(|delivery| ours(delivery));
         state.ready = ready;
-        let mut back: Vec<Delivery> = back;
+        let mut back = Vec::from(back);
         back.extend(state.waiting.extract_if(.., |_, delivery| ours(delivery)).map(|(_, delivery)| {
             self.shared.window.end_wait();
             delivery

@@ -23,7 +23,7 @@ use crate::{
         producer::{Error, Outgoing, Producer},
         topics::{dead_topic, tier_topic},
     },
-    metrics::Metrics,
+    metrics::{Metrics, endpoint::Park},
 };
 
 /// Records written at once; more wait their turn. Keeps the client's queue short whatever the window is.
@@ -67,7 +67,7 @@ enum Destination {
     /// On to a later tier; counted before, or not at all.
     Onwards(Duration),
     /// To a tier without an attempt.
-    Parked(Duration),
+    Parked(Duration, Park),
     Dead,
 }
 
@@ -89,15 +89,15 @@ impl Settler {
     }
 
     /// It waits on a retry topic without an attempt having been made.
-    pub fn park(&self, delivery: Delivery, reason: Reason) {
+    pub fn park(&self, delivery: Delivery, why: Park) {
         let tier = self.tier_for(delivery.due);
-        self.hand_on(delivery, Destination::Parked(tier), reason);
+        self.hand_on(delivery, Destination::Parked(tier, why), why.reason());
     }
 
     /// It is handed on to whoever reads the partition next.
     pub fn pass_on(&self, delivery: Delivery) {
         let tier = if delivery.due <= now() { Duration::ZERO } else { self.tier_for(delivery.due) };
-        self.hand_on(delivery, Destination::Parked(tier), Reason::Shutdown);
+        self.hand_on(delivery, Destination::Parked(tier, Park::Shutdown), Reason::Shutdown);
     }
 
     /// It will not be tried again by itself.
@@ -110,7 +110,7 @@ impl Settler {
         let since = *delivery.unknown_since.get_or_insert_with(now);
         if now() - since < self.0.options.unknown_grace {
             delivery.due = delivery.due.max(now());
-            return self.park(delivery, Reason::UnknownEndpoint);
+            return self.park(delivery, Park::UnknownEndpoint);
         }
         self.removed(delivery, Reason::UnknownEndpoint);
     }
@@ -140,7 +140,7 @@ impl Settler {
 
     async fn write(&self, delivery: Delivery, to: Destination, reason: Reason) {
         let Inner { options, window } = &*self.0;
-        let pending = options.metrics.produce_pending();
+        let pending = Pending::new(&options.metrics);
         let _turn = window.acquire().await.expect("the semaphore is never closed");
         let mut to = to;
         let mut reason = reason;
@@ -148,11 +148,11 @@ impl Settler {
         let mut backoff = FIRST_BACKOFF;
         loop {
             let topic = match to {
-                Destination::Onwards(tier) | Destination::Parked(tier) => tier_topic(&options.prefix, tier),
+                Destination::Onwards(tier) | Destination::Parked(tier, _) => tier_topic(&options.prefix, tier),
                 Destination::Dead => dead_topic(&options.prefix),
             };
             let sent = options.producer.send(&outgoing(&delivery, &topic, reason, shed)).await;
-            options.metrics.produced(&topic, sent.is_ok());
+            count(&options.metrics, &topic, sent.is_ok());
             match sent {
                 Ok(acknowledged) => {
                     if let Some(appended) = acknowledged.appended {
@@ -185,7 +185,7 @@ impl Settler {
         let endpoint = self.0.options.metrics.endpoint(&delivery.endpoint);
         match to {
             Destination::Onwards(_) => {}
-            Destination::Parked(_) => endpoint.parked(reason),
+            Destination::Parked(_, why) => endpoint.parked(why),
             Destination::Dead => {
                 endpoint.dead(reason);
                 let (id, attempts) = (&delivery.event().id, delivery.attempts);
@@ -204,17 +204,38 @@ impl Settler {
             topic: topic.clone(),
             key: record.key.clone(),
             value: record.value.clone(),
-            headers: headers::malformed(record, why),
+            headers: headers::foreign(record, why),
         };
         error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "foreign record on a retry topic");
         let mut backoff = FIRST_BACKOFF;
         while let Err(trouble) = options.producer.send(&outgoing).await {
-            options.metrics.produced(&topic, false);
+            count(&options.metrics, &topic, false);
             warn!(%topic, error = %trouble, "record not written, its offset is held; trying again");
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
-        options.metrics.produced(&topic, true);
+        count(&options.metrics, &topic, true);
+    }
+}
+
+fn count(metrics: &Metrics, topic: &str, ok: bool) {
+    let produced = metrics.produced(topic);
+    if ok { produced.ok() } else { produced.error() }
+}
+
+/// A record that is not acknowledged yet.
+struct Pending<'a>(&'a Metrics);
+
+impl<'a> Pending<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.produce_pending(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.produce_pending(-1);
     }
 }
 

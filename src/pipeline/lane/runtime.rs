@@ -14,7 +14,7 @@ use crate::{
     pipeline::{
         delivery::Delivery,
         outcome::{Attempt, AttemptResult},
-        request::Template,
+        request::{Illegal, Template},
         sign::Signer,
     },
 };
@@ -25,7 +25,7 @@ type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
 pub(super) struct Runtime {
     pub(super) endpoint: Arc<Endpoint>,
     target: Result<Target, http::Error>,
-    template: Template,
+    template: Result<Template, Illegal>,
     signer: Signer,
     pub(super) limiter: Option<Arc<Limiter>>,
     clock: DefaultClock,
@@ -57,20 +57,21 @@ impl Runtime {
 
     /// Signs and sends one request.
     pub(super) async fn attempt(&self, client: &http::Client, delivery: &Delivery, now: i64) -> Attempt {
-        let target = match &self.target {
-            Ok(target) => target,
-            Err(error) => return impossible(error),
+        let (target, template) = match (&self.target, &self.template) {
+            (Ok(target), Ok(template)) => (target, template),
+            (Err(error), _) => return impossible(error),
+            (_, Err(error)) => return impossible(error),
         };
         let event = delivery.event();
         let body = event.value.clone().unwrap_or_default();
-        let mut headers = self.template.headers(event, delivery.attempts + 1);
+        let mut headers = template.headers(event, delivery.attempts + 1);
         self.signer.sign(&event.id, now.div_euclid(1000), &body, &mut headers);
         client.attempt(target, headers, body).await
     }
 }
 
-/// A URL that HTTP cannot use is the endpoint's failure; the configuration lets none through.
-fn impossible(error: &http::Error) -> Attempt {
+/// A URL or header that HTTP cannot use is the endpoint's failure; the configuration lets none through.
+fn impossible(error: &dyn std::error::Error) -> Attempt {
     Attempt {
         result: AttemptResult::Connect,
         retry_after: None,
