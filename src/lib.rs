@@ -1,8 +1,4 @@
 //! Arauto delivers Kafka events as signed webhooks. Start reading at [`pipeline`].
 
-pub mod config {
-    //! Configuration.
-    pub mod secret;
-    pub mod settings;
-}
+pub mod config;
 pub mod pipeline;
