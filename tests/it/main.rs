@@ -1,0 +1,3 @@
+//! What Arauto promises, one module per promise.
+
+mod config;
