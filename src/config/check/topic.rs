@@ -1,6 +1,6 @@
 //! Topic names and patterns, and that no source is a topic of our own.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use regex::Regex;
 
@@ -26,10 +26,10 @@ const LONGEST_PREFIX: usize = 200;
 
 /// Entries of `kafka.topics`.
 pub(super) fn sources(list: &List<Text>, prefix: &str, report: &mut Report) -> Vec<TopicSelector> {
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     let mut selectors = Vec::new();
     for item in &list.items {
-        if seen.insert(&*item.value.value, ()).is_some() {
+        if !seen.insert(&*item.value.value) {
             report.add(item.place, format!("{} stands in topics twice", item.value), "remove one of them");
             continue;
         }
