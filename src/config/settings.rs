@@ -45,7 +45,7 @@ pub enum OnRemoved {
 }
 
 /// `[kafka]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Kafka {
     /// Bootstrap servers, comma separated.
     pub brokers: String,
@@ -68,6 +68,16 @@ pub enum TopicSelector {
     Name(String),
     /// A pattern, anchored at both ends, and as it was written.
     Pattern(Regex, String),
+}
+
+/// Equal when written equally: a compiled pattern has no equality of its own.
+impl PartialEq for TopicSelector {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Name(a), Self::Name(b)) | (Self::Pattern(_, a), Self::Pattern(_, b)) => a == b,
+            (Self::Name(_), Self::Pattern(..)) | (Self::Pattern(..), Self::Name(_)) => false,
+        }
+    }
 }
 
 impl TopicSelector {
@@ -101,7 +111,7 @@ pub enum Protocol {
 }
 
 /// `[topics]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Topics {
     /// Prefix of every topic we own.
     pub prefix: String,
@@ -120,7 +130,7 @@ pub struct Topics {
 }
 
 /// `[events]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Events {
     /// Sources of the event type; the first that has it wins.
     pub event_type: Vec<FactSource>,
@@ -151,7 +161,7 @@ pub enum IdSource {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Deliveries held in memory, whole process.
     pub in_flight: usize,
@@ -172,7 +182,7 @@ pub struct Limits {
 }
 
 /// `[security]`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Security {
     /// Networks endpoints may live in although they are not public.
     pub allow: Vec<IpNet>,
@@ -181,7 +191,7 @@ pub struct Security {
 }
 
 /// `[admin]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// Where to listen; `None`: nowhere.
     pub listen: Option<SocketAddr>,
@@ -190,7 +200,7 @@ pub struct Admin {
 }
 
 /// `[log]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     /// A filter in `tracing_subscriber::EnvFilter` syntax, checked.
     pub level: String,
@@ -210,7 +220,7 @@ pub enum LogFormat {
 }
 
 /// One webhook receiver.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     /// 1–64 of `a-z A-Z 0-9 _ -`.
     pub id: Arc<str>,
@@ -315,7 +325,7 @@ pub enum Priority {
 }
 
 /// Retry policy of an endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     /// Wait before attempt 2, 3, …; empty: no retries.
     pub schedule: Vec<Duration>,
@@ -330,7 +340,7 @@ pub struct Retry {
 }
 
 /// Circuit breaker of an endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Breaker {
     /// Failed share of recent attempts that opens it, above 0, at most 1.
     pub failures: f64,

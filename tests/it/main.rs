@@ -3,6 +3,7 @@
 // All of this is test code; the lint's own exception sees only `#[test]` functions.
 #![allow(clippy::unwrap_used)]
 
+mod config;
 mod dependencies;
 mod rig;
 mod support;
