@@ -15,6 +15,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub mod outcome;
+pub mod request;
+pub mod retry;
+pub mod sign;
 
 /// One Kafka record, its bytes copied out of the client's buffer once and shared from there on.
 #[derive(Debug, Clone)]
