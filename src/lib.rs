@@ -5,4 +5,7 @@ pub mod config {
     pub mod secret;
     pub mod settings;
 }
+pub mod cli;
+pub mod dev;
+pub mod http;
 pub mod pipeline;

@@ -1,0 +1,3 @@
+//! The commands. The only place besides `app` that prints or uses `anyhow`.
+
+pub mod listen;
