@@ -13,7 +13,11 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, settings::Settings};
 
+mod check;
+mod listen;
 mod log;
+mod offsets;
+mod run;
 mod send;
 mod topics;
 
@@ -45,6 +49,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Deliver events until stopped.
+    Run,
+    /// Validate the configuration, or explain where an event would go and why.
+    Check(check::Args),
+    /// Show where the group stands, or decide where it goes on.
+    Offsets(offsets::Args),
+    /// Receive webhooks, verify and print them.
+    Listen(listen::Args),
     /// Show the topics Arauto needs, which exist, and what differs.
     Topics(topics::Args),
     /// Publish an event and wait until the brokers have it.
@@ -69,6 +81,21 @@ impl Cli {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Done> {
         match self.command {
+            Command::Run => {
+                let settings = load(&self.config)?;
+                log::init(&settings.log)?;
+                block_on(run::run(settings, &self.config))
+            }
+            Command::Check(args) => check(&args, &self.config, self.json),
+            Command::Offsets(args) => {
+                let settings = load(&self.config)?;
+                log::init_quiet(&settings.log)?;
+                offsets::run(&args, &settings, self.json)
+            }
+            Command::Listen(args) => {
+                log::init_quiet(&log::default())?;
+                block_on(listen::run(args))
+            }
             Command::Topics(args) => {
                 let settings = load(&self.config)?;
                 log::init_quiet(&settings.log)?;

@@ -3,7 +3,12 @@
 // All of this is test code; the lint's own exception sees only `#[test]` functions.
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
 mod config;
 mod dependencies;
+mod http;
+mod raw;
+mod receiver;
 mod rig;
+mod signing;
 mod support;

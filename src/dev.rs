@@ -1,0 +1,3 @@
+//! What `arauto dev`, `arauto listen`, the tests and the benches share. No delivery goes through here.
+
+pub mod receiver;
