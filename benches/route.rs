@@ -48,12 +48,8 @@ fn route_to_ten_of(bencher: Bencher<'_, '_>, endpoints: usize) {
 /// A reload of 100,000 endpoints.
 #[divan::bench(sample_count = 10)]
 fn index_100_000(bencher: Bencher<'_, '_>) {
-    let endpoints: Vec<_> = (0..100_000)
-        .map(|n| endpoint(n, &format!("tenant-{n}")))
-        .collect();
-    bencher
-        .with_inputs(|| endpoints.clone())
-        .bench_local_values(|endpoints| Snapshot::new(endpoints, 1));
+    let endpoints: Vec<_> = (0..100_000).map(|n| endpoint(n, &format!("tenant-{n}"))).collect();
+    bencher.with_inputs(|| endpoints.clone()).bench_local_values(|endpoints| Snapshot::new(endpoints, 1));
 }
 
 /// An event of 1 KiB with its type in the value, tenant and id as by default.
@@ -61,32 +57,21 @@ fn index_100_000(bencher: Bencher<'_, '_>) {
 fn decode_json_1_kib(bencher: Bencher<'_, '_>) {
     let decoder = decoder();
     let record = record(&[("tenant", "acme")]);
-    bencher
-        .with_inputs(|| record.clone())
-        .bench_local_values(|record| decoder.decode(record));
+    bencher.with_inputs(|| record.clone()).bench_local_values(|record| decoder.decode(record));
 }
 
 /// The same as a binary `CloudEvents` event: the value is not looked at.
 #[divan::bench]
 fn decode_cloudevent_1_kib(bencher: Bencher<'_, '_>) {
     let decoder = decoder();
-    let record = record(&[
-        ("ce_type", "order.paid"),
-        ("ce_source", "/shop"),
-        ("ce_id", "17"),
-        ("tenant", "acme"),
-    ]);
-    bencher
-        .with_inputs(|| record.clone())
-        .bench_local_values(|record| decoder.decode(record));
+    let record =
+        record(&[("ce_type", "order.paid"), ("ce_source", "/shop"), ("ce_id", "17"), ("tenant", "acme")]);
+    bencher.with_inputs(|| record.clone()).bench_local_values(|record| decoder.decode(record));
 }
 
 fn decoder() -> Decoder {
     let events = Events {
-        event_type: vec![
-            FactSource::Header("ce_type".into()),
-            FactSource::Json("/type".into()),
-        ],
+        event_type: vec![FactSource::Header("ce_type".into()), FactSource::Json("/type".into())],
         id: vec![IdSource::CloudEvents],
         namespace: None,
         tenant: vec![FactSource::Header("tenant".into())],
@@ -113,10 +98,7 @@ fn record(headers: &[(&str, &'static str)]) -> Record {
 }
 
 fn event(tenant: &str) -> Event {
-    Event {
-        tenant: Some(tenant.into()),
-        ..decoder().decode(record(&[]))
-    }
+    Event { tenant: Some(tenant.into()), ..decoder().decode(record(&[])) }
 }
 
 fn endpoint(n: usize, tenant: &str) -> Arc<Endpoint> {

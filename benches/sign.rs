@@ -30,22 +30,12 @@ fn v1_with_one_secret(bencher: Bencher<'_, '_>, bytes: usize) {
 
 #[divan::bench(args = BODIES)]
 fn v1_with_three_secrets(bencher: Bencher<'_, '_>, bytes: usize) {
-    run(
-        bencher,
-        bytes,
-        Signature::Standard,
-        vec![hmac(1), hmac(2), hmac(3)],
-    );
+    run(bencher, bytes, Signature::Standard, vec![hmac(1), hmac(2), hmac(3)]);
 }
 
 #[divan::bench(args = BODIES)]
 fn v1a(bencher: Bencher<'_, '_>, bytes: usize) {
-    run(
-        bencher,
-        bytes,
-        Signature::Standard,
-        vec![SigningKey::Ed25519([7; 32])],
-    );
+    run(bencher, bytes, Signature::Standard, vec![SigningKey::Ed25519([7; 32])]);
 }
 
 #[divan::bench(args = BODIES)]
@@ -58,12 +48,7 @@ fn run(bencher: Bencher<'_, '_>, bytes: usize, signature: Signature, keys: Vec<S
     let body = vec![b'x'; bytes];
     bencher.counter(BytesCount::new(bytes)).bench(|| {
         let mut headers = HeaderMap::with_capacity(16);
-        signer.sign(
-            divan::black_box(ID),
-            1_700_000_000,
-            divan::black_box(&body),
-            &mut headers,
-        );
+        signer.sign(divan::black_box(ID), 1_700_000_000, divan::black_box(&body), &mut headers);
         headers
     });
 }

@@ -86,15 +86,9 @@ impl Default for Detail {
         Self {
             state: Phase::Starting,
             joined: false,
-            brokers: Brokers {
-                reachable: false,
-                detail: Some("not connected yet".to_owned()),
-            },
+            brokers: Brokers { reachable: false, detail: Some("not connected yet".to_owned()) },
             produce_trouble: None,
-            last_reload: Reload {
-                ok: true,
-                error: None,
-            },
+            last_reload: Reload { ok: true, error: None },
         }
     }
 }
@@ -136,10 +130,7 @@ impl Health {
     /// The configuration was read again. A rejected one leaves the process ready: the last good one is in use.
     pub fn reload(&self, result: Result<(), String>) {
         let error = result.err();
-        self.lock().last_reload = Reload {
-            ok: error.is_none(),
-            error,
-        };
+        self.lock().last_reload = Reload { ok: error.is_none(), error };
     }
 
     /// The process stops; it is not ready from now on.
@@ -178,13 +169,7 @@ impl Server {
         };
         let (listener, address) = bound.await.map_err(|source| Error::Bind { address, source })?;
         info!(%address, "admin listening");
-        Ok((
-            Self {
-                listener,
-                router: router(metrics, health),
-            },
-            address,
-        ))
+        Ok((Self { listener, router: router(metrics, health) }, address))
     }
 
     /// Serves until `stop`, then lets answers under way finish.
@@ -194,9 +179,7 @@ impl Server {
             stop.await;
             drop(stopped);
         };
-        let serve = axum::serve(self.listener, self.router)
-            .with_graceful_shutdown(stop)
-            .into_future();
+        let serve = axum::serve(self.listener, self.router).with_graceful_shutdown(stop).into_future();
         tokio::pin!(serve);
         tokio::select! {
             result = &mut serve => result.map_err(Error::Serve),
@@ -216,10 +199,7 @@ fn router(metrics: Metrics, health: Health) -> Router {
     Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz).with_state(health))
-        .route(
-            "/metrics",
-            get(async move |State(metrics): State<Metrics>| (content_type, metrics.render())),
-        )
+        .route("/metrics", get(async move |State(metrics): State<Metrics>| (content_type, metrics.render())))
         .with_state(metrics)
 }
 
@@ -233,11 +213,7 @@ async fn readyz(State(health): State<Health>) -> impl IntoResponse {
 
     let detail = health.lock().clone();
     let ready = detail.is_ready();
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Body { ready, detail }))
 }
 
@@ -261,38 +237,20 @@ mod tests {
             rustls::crypto::ring::default_provider().install_default().ok();
             let health = Health::new();
             let loopback = "127.0.0.1:0".parse().unwrap();
-            let (server, address) = Server::bind(loopback, Metrics::new(10), health.clone())
-                .await
-                .unwrap();
+            let (server, address) = Server::bind(loopback, Metrics::new(10), health.clone()).await.unwrap();
             let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
             let tasks = crate::app::tasks::Tasks::new();
             let server = tasks.spawn("admin", server.run(async { drop(stopped.await) }));
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
-            Self {
-                address,
-                health,
-                stop,
-                server,
-                client,
-            }
+            Self { address, health, stop, server, client }
         }
 
         async fn get(&self, path: &str) -> (u16, String, String) {
-            let answer = self
-                .client
-                .get(format!("http://{}{path}", self.address))
-                .send()
-                .await
-                .unwrap();
+            let answer = self.client.get(format!("http://{}{path}", self.address)).send().await.unwrap();
             let content_type = answer.headers().get("content-type");
-            let content_type = content_type
-                .map(|value| value.to_str().unwrap().to_owned())
-                .unwrap_or_default();
-            (
-                answer.status().as_u16(),
-                content_type,
-                answer.text().await.unwrap(),
-            )
+            let content_type =
+                content_type.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+            (answer.status().as_u16(), content_type, answer.text().await.unwrap())
         }
 
         async fn readyz(&self) -> (u16, Value) {
@@ -307,10 +265,7 @@ mod tests {
         let rig = Rig::start().await;
         assert_eq!(rig.get("/livez").await.0, 200);
         let (status, content_type, body) = rig.get("/metrics").await;
-        assert_eq!(
-            (status, content_type.as_str()),
-            (200, "text/plain; version=0.0.4")
-        );
+        assert_eq!((status, content_type.as_str()), (200, "text/plain; version=0.0.4"));
         assert!(body.contains("arauto_build_info{"));
         assert_eq!(rig.get("/").await.0, 404);
         assert_eq!(rig.get("/config").await.0, 404);
@@ -321,10 +276,7 @@ mod tests {
         let rig = Rig::start().await;
         let (status, body) = rig.readyz().await;
         assert_eq!(status, 503);
-        assert_eq!(
-            (&body["ready"], &body["state"]),
-            (&json!(false), &json!("starting"))
-        );
+        assert_eq!((&body["ready"], &body["state"]), (&json!(false), &json!("starting")));
 
         rig.health.brokers(true, None);
         rig.health.joined(true);
@@ -342,10 +294,7 @@ mod tests {
         rig.health.reload(Err("arauto.toml:3:1: unknown key".to_owned()));
         let (status, body) = rig.readyz().await;
         assert_eq!(status, 200, "the last good configuration is in use");
-        assert_eq!(
-            body["last_reload"],
-            json!({"ok": false, "error": "arauto.toml:3:1: unknown key"})
-        );
+        assert_eq!(body["last_reload"], json!({"ok": false, "error": "arauto.toml:3:1: unknown key"}));
 
         rig.health.produce_trouble(Some("not enough replicas".to_owned()));
         assert_eq!(rig.readyz().await.0, 503);
@@ -365,10 +314,6 @@ mod tests {
         assert_eq!(rig.get("/livez").await.0, 200);
         let _idle = tokio::net::TcpStream::connect(rig.address).await.unwrap();
         rig.stop.send(()).unwrap();
-        timeout(Duration::from_secs(5), rig.server)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        timeout(Duration::from_secs(5), rig.server).await.unwrap().unwrap().unwrap();
     }
 }

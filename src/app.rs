@@ -70,7 +70,10 @@ impl App {
                 .await
                 .with_context(|| format!("the admin server cannot listen on {listen} (admin.listen)"))?;
             let until = tasks.token().clone();
-            tasks.spawn_essential("admin server", async move { Ok(server.run(until.cancelled_owned()).await?) });
+            tasks.spawn_essential(
+                "admin server",
+                async move { Ok(server.run(until.cancelled_owned()).await?) },
+            );
             admin = Some(address);
         }
         let registry = Arc::new(Registry::new(settings.endpoints.clone()));
@@ -116,8 +119,10 @@ impl App {
 
     async fn start(&self, reload: Option<PathBuf>) -> anyhow::Result<Option<Started>> {
         let settings = &self.settings;
-        let producer = Producer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
-        let observer = Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
+        let producer =
+            Producer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
+        let observer =
+            Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
         let client = http::Client::new(Guard::new(&settings.security.allow)).context("no HTTP client")?;
         let admin = Admin::new(&settings.kafka)?;
         startup::topics(&admin, settings, &self.health).await?;
@@ -143,8 +148,11 @@ impl App {
         ));
         let group = Group::new(settings, assignment, topics, self.stop.clone());
         group.start(&self.tasks, &shared.committer);
-        Observation { settings: Arc::clone(settings), observer, positions, group: group.clone() }
-            .start(&shared, &self.health, self.stop.clone());
+        Observation { settings: Arc::clone(settings), observer, positions, group: group.clone() }.start(
+            &shared,
+            &self.health,
+            self.stop.clone(),
+        );
         self.tend(&shared, reload)?;
         info!(group = settings.kafka.group, "running");
         Ok(Some(Started { group, producer }))
@@ -247,7 +255,10 @@ impl App {
         }
         match self.tasks.take_failure() {
             Some(failure) => Err(failure),
-            None => Ok(info!("stopped")),
+            None => {
+                info!("stopped");
+                Ok(())
+            }
         }
     }
 }

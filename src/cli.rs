@@ -4,6 +4,7 @@
 //! the process.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -70,6 +71,8 @@ pub enum Done {
     Well,
     /// It found or caused something that is not, and has said so.
     Failed,
+    /// The configuration is wrong, which was what it had to find out.
+    Refused,
 }
 
 /// What a user got wrong: exit code 2.
@@ -86,7 +89,7 @@ impl Cli {
                 log::init(&settings.log)?;
                 block_on(run::run(settings, &self.config))
             }
-            Command::Check(args) => check(&args, &self.config, self.json),
+            Command::Check(args) => validate(&args, &self.config, self.json),
             Command::Offsets(args) => {
                 let settings = load(&self.config)?;
                 log::init_quiet(&settings.log)?;
@@ -94,7 +97,7 @@ impl Cli {
             }
             Command::Listen(args) => {
                 log::init_quiet(&log::default())?;
-                block_on(listen::run(args))
+                block_on(listen::run(args, self.json))
             }
             Command::Topics(args) => {
                 let settings = load(&self.config)?;
@@ -118,6 +121,7 @@ pub fn exit_code(result: &anyhow::Result<Done>) -> ExitCode {
     match result {
         Ok(Done::Well) => ExitCode::SUCCESS,
         Ok(Done::Failed) => ExitCode::from(1),
+        Ok(Done::Refused) => ExitCode::from(2),
         Err(error) => {
             eprintln!("arauto: {error:#}");
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
@@ -128,6 +132,15 @@ pub fn exit_code(result: &anyhow::Result<Done>) -> ExitCode {
 /// Reads the configuration; its mistakes are wrong usage.
 fn load(path: &Path) -> anyhow::Result<Settings> {
     config::load(path).map_err(|mistakes| Usage(format!("the configuration is wrong\n{mistakes}")).into())
+}
+
+/// Validates; a wrong configuration is the answer here, not an error to be told of.
+fn validate(args: &check::Args, path: &Path, json: bool) -> anyhow::Result<Done> {
+    let mut out = io::stdout().lock();
+    match config::load(path) {
+        Ok(settings) => check::run(&settings, args, (path, json), &mut out).map(|()| Done::Well),
+        Err(mistakes) => check::refuse(&mistakes, (path, json), &mut out).map(|()| Done::Refused),
+    }
 }
 
 fn block_on(command: impl Future<Output = anyhow::Result<Done>>) -> anyhow::Result<Done> {

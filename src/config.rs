@@ -15,7 +15,7 @@ mod file;
 mod include;
 pub mod mistake;
 mod read;
-mod reference;
+pub(crate) mod reference;
 pub mod reload;
 pub mod secret;
 pub mod settings;

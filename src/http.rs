@@ -61,10 +61,7 @@ impl Target {
     pub fn new(url: &Url, timeout: Duration) -> Result<Self, Error> {
         // reqwest converts at every request; what cannot be converted is found here, once.
         url.as_str().parse::<Uri>()?;
-        Ok(Self {
-            url: url.clone(),
-            timeout,
-        })
+        Ok(Self { url: url.clone(), timeout })
     }
 }
 
@@ -77,10 +74,7 @@ impl Client {
     /// The same, trusting these certificates (PEM) besides.
     pub fn with_roots(guard: guard::Guard, given: &[String]) -> Result<Self, Error> {
         // reqwest takes the process's provider; a second call (tests, dev) finds it set already.
-        if rustls::crypto::ring::default_provider()
-            .install_default()
-            .is_err()
-        {
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
             tracing::trace!("a tls provider was installed before");
         }
         let roots = given
@@ -104,12 +98,7 @@ impl Client {
     pub async fn attempt(&self, target: &Target, headers: HeaderMap, body: Bytes) -> Attempt {
         let started = Instant::now();
         let (result, retry_after, detail) = self.exchange(target, headers, body, started).await;
-        Attempt {
-            result,
-            retry_after,
-            detail,
-            duration: started.elapsed(),
-        }
+        Attempt { result, retry_after, detail, duration: started.elapsed() }
     }
 
     async fn exchange(
@@ -134,18 +123,11 @@ impl Client {
                 return (result, None, detail);
             }
             Err(_) => {
-                return (
-                    AttemptResult::Timeout,
-                    None,
-                    format!("no answer within {:?}", target.timeout),
-                );
+                return (AttemptResult::Timeout, None, format!("no answer within {:?}", target.timeout));
             }
         };
         let status = response.status();
-        let hint = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
+        let hint = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let hint = hint.and_then(RetryAfter::parse);
         let mut kept = Vec::new();
         // A body that breaks off changes nothing: the status line has said what became of the delivery.
@@ -211,10 +193,7 @@ fn failed(error: &reqwest::Error, https: bool) -> (AttemptResult, String) {
 fn broke_off(cause: &(dyn StdError + 'static)) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof};
     cause.downcast_ref::<io::Error>().is_some_and(|error| {
-        matches!(
-            error.kind(),
-            BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | UnexpectedEof
-        )
+        matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | UnexpectedEof)
     })
 }
 
@@ -222,9 +201,7 @@ fn broke_off(cause: &(dyn StdError + 'static)) -> bool {
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| {
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        wrapped
-            .map(|error| error as &(dyn StdError + 'static))
-            .or_else(|| error.source())
+        wrapped.map(|error| error as &(dyn StdError + 'static)).or_else(|| error.source())
     })
 }
 
@@ -248,10 +225,7 @@ fn excerpt(kept: &[u8]) -> String {
 
 /// At most 2 KiB, and nothing in it that a terminal or a log would obey.
 fn printable(text: &str) -> String {
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     text[..text.floor_char_boundary(KEPT)].to_owned()
 }
 

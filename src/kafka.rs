@@ -2,7 +2,9 @@
 //!
 //! Knows records and topics, never events, deliveries or endpoints.
 
-use rdkafka::{ClientConfig, ClientContext, config::RDKafkaLogLevel, error::KafkaError};
+use rdkafka::{
+    ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+};
 use tracing::{Level, debug, enabled, error, info, warn};
 
 use crate::config::settings;

@@ -27,14 +27,12 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Seconds from an event's Kafka timestamp to its 2xx. Fine below a second, where healthy deliveries are; 5 s,
 /// 60 s and 3,600 s are there exactly, because objectives are written in them.
-const LATENCY_BUCKETS: &[f64] = &[
-    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0,
-];
+const LATENCY_BUCKETS: &[f64] =
+    &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
 
 /// Seconds of one attempt; the default time-out (15 s) is a bound, and so is twice of it.
-const ATTEMPT_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0,
-];
+const ATTEMPT_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0];
 
 /// Why an event, or an event for one endpoint, needs no delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,10 +106,7 @@ impl Metrics {
         let families = Arc::new(Families::new(&registry));
         register_process(&registry);
         let revision = option_env!("ARAUTO_REVISION").unwrap_or("unknown");
-        families
-            .build_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), revision])
-            .set(1);
+        families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
         families.last_reload_success.set(1);
         Self(Arc::new(Inner {
             registry,
@@ -158,10 +153,7 @@ impl Metrics {
     /// The handle of one of our own topics that we produce to.
     pub fn produced(&self, topic: &str) -> Produced {
         let counter = |result| self.0.families.produced.with_label_values(&[topic, result]);
-        Produced {
-            ok: counter("ok"),
-            error: counter("error"),
-        }
+        Produced { ok: counter("ok"), error: counter("error") }
     }
 
     /// The gauges of a partition that was assigned.
@@ -173,11 +165,7 @@ impl Metrics {
         }
         let gauges = Partition::register(&self.0.registry, topic, partition);
         partitions.insert(key, gauges.clone());
-        self.0
-            .families
-            .assigned_partitions
-            .with_label_values(&[topic])
-            .inc();
+        self.0.families.assigned_partitions.with_label_values(&[topic]).inc();
         gauges
     }
 
@@ -185,11 +173,7 @@ impl Metrics {
     pub fn remove_partition(&self, topic: &str, partition: i32) {
         if let Some(gauges) = lock(&self.0.partitions).remove(&(topic.to_owned(), partition)) {
             gauges.unregister(&self.0.registry);
-            self.0
-                .families
-                .assigned_partitions
-                .with_label_values(&[topic])
-                .dec();
+            self.0.families.assigned_partitions.with_label_values(&[topic]).dec();
         }
     }
 
@@ -230,11 +214,7 @@ impl Metrics {
 
     /// An offset commit was acknowledged, or was not.
     pub fn commit(&self, ok: bool) {
-        self.0
-            .families
-            .commits
-            .with_label_values(&[ok_or_error(ok)])
-            .inc();
+        self.0.families.commits.with_label_values(&[ok_or_error(ok)]).inc();
     }
 
     /// Our share of the group's partitions changed.
@@ -260,16 +240,11 @@ impl Metrics {
         if let Some(read) = self.0.window.get() {
             let window = read();
             self.0.families.in_flight.set(gauge_value(window.in_flight));
-            self.0
-                .families
-                .in_flight_bytes
-                .set(gauge_value(window.in_flight_bytes));
+            self.0.families.in_flight_bytes.set(gauge_value(window.in_flight_bytes));
             self.0.families.window_used_ratio.set(window.used_ratio);
         }
         let families = self.0.registry.gather();
-        TextEncoder::new()
-            .encode_to_string(&families)
-            .expect("gathered families have names and series")
+        TextEncoder::new().encode_to_string(&families).expect("gathered families have names and series")
     }
 }
 
@@ -338,9 +313,7 @@ impl Partition {
     // without separators, in which partition 12 of `orders` and partition 2 of `orders1` are one.
     fn register(registry: &Registry, topic: &str, partition: i32) -> Self {
         let opts = |name, help| {
-            Opts::new(name, help)
-                .const_label("topic", topic)
-                .const_label("partition", partition.to_string())
+            Opts::new(name, help).const_label("topic", topic).const_label("partition", partition.to_string())
         };
         let lag = opts("arauto_partition_lag", "High watermark minus committed offset.");
         let oldest = opts(
@@ -354,12 +327,8 @@ impl Partition {
     }
 
     fn unregister(&self, registry: &Registry) {
-        registry
-            .unregister(Box::new(self.lag.clone()))
-            .expect("it was registered when it was made");
-        registry
-            .unregister(Box::new(self.oldest.clone()))
-            .expect("it was registered when it was made");
+        registry.unregister(Box::new(self.lag.clone())).expect("it was registered when it was made");
+        registry.unregister(Box::new(self.oldest.clone())).expect("it was registered when it was made");
     }
 
     /// High watermark minus committed offset.
@@ -459,10 +428,7 @@ impl Families {
     /// Makes the process-wide series of closed sets, so that a rate over them is right from the first count.
     fn begin_process(&self) {
         let sets: [(&IntCounterVec, &[&str]); 4] = [
-            (
-                &self.partition_resets,
-                &["truncated", "out_of_range", "recreated"],
-            ),
+            (&self.partition_resets, &["truncated", "out_of_range", "recreated"]),
             (&self.commits, &["ok", "error"]),
             (&self.rebalances, &["assign", "revoke", "lost"]),
             (&self.reloads, &["ok", "rejected"]),
@@ -476,9 +442,7 @@ impl Families {
 
     /// Makes the series every known endpoint has, before its lane first runs.
     fn begin(&self, endpoint: &str, enabled: bool) {
-        self.endpoint_enabled
-            .with_label_values(&[endpoint])
-            .set(i64::from(enabled));
+        self.endpoint_enabled.with_label_values(&[endpoint]).set(i64::from(enabled));
         self.opened.with_label_values(&[endpoint, "source"]);
         for outcome in OUTCOMES {
             self.deliveries.with_label_values(&[endpoint, outcome]);
@@ -524,9 +488,7 @@ fn ok_or_error(ok: bool) -> &'static str {
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
     let collector = made.expect("names, labels and buckets are constants that a test has made");
-    registry
-        .register(Box::new(collector.clone()))
-        .expect("names are distinct");
+    registry.register(Box::new(collector.clone())).expect("names are distinct");
     collector
 }
 
@@ -586,11 +548,7 @@ mod tests {
         ("arauto_lane_waiting", "gauge", &["endpoint"]),
         ("arauto_parked_total", "counter", &["endpoint", "reason"]),
         ("arauto_partition_lag", "gauge", &["partition", "topic"]),
-        (
-            "arauto_partition_oldest_unsettled_seconds",
-            "gauge",
-            &["partition", "topic"],
-        ),
+        ("arauto_partition_oldest_unsettled_seconds", "gauge", &["partition", "topic"]),
         ("arauto_partition_resets_total", "counter", &["reason"]),
         ("arauto_produce_pending", "gauge", &[]),
         ("arauto_produced_total", "counter", &["result", "topic"]),
@@ -632,11 +590,7 @@ mod tests {
             })
             .collect();
         let contract = CONTRACT.iter().map(|(name, kind, labels)| {
-            (
-                (*name).to_owned(),
-                (*kind).to_owned(),
-                labels.iter().map(|&label| label.to_owned()).collect(),
-            )
+            ((*name).to_owned(), (*kind).to_owned(), labels.iter().map(|&label| label.to_owned()).collect())
         });
         assert_eq!(found, contract.collect::<Vec<_>>());
     }
@@ -645,11 +599,7 @@ mod tests {
     #[test]
     fn the_process_is_there() {
         let text = Metrics::new(1).render();
-        for name in [
-            "process_resident_memory_bytes",
-            "process_open_fds",
-            "process_cpu_seconds_total",
-        ] {
+        for name in ["process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds_total"] {
             assert!(text.contains(&format!("\n{name} ")), "{name}");
         }
     }
@@ -657,9 +607,7 @@ mod tests {
     /// The value of one series as it is rendered; `None` when it is not there.
     fn value(metrics: &Metrics, series: &str) -> Option<f64> {
         let text = metrics.render();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map(|value| value.parse().unwrap())
     }
 
@@ -668,14 +616,8 @@ mod tests {
         let metrics = Metrics::new(10);
         metrics.set_endpoints([("crm", true), ("erp", false)]);
         for (series, expected) in [
-            (
-                r#"arauto_deliveries_total{endpoint="crm",outcome="dead"}"#,
-                Some(0.0),
-            ),
-            (
-                r#"arauto_deliveries_opened_total{endpoint="erp",from="source"}"#,
-                Some(0.0),
-            ),
+            (r#"arauto_deliveries_total{endpoint="crm",outcome="dead"}"#, Some(0.0)),
+            (r#"arauto_deliveries_opened_total{endpoint="erp",from="source"}"#, Some(0.0)),
             (r#"arauto_endpoint_enabled{endpoint="crm"}"#, Some(1.0)),
             (r#"arauto_endpoint_enabled{endpoint="erp"}"#, Some(0.0)),
             (r#"arauto_endpoint_enabled{endpoint="_other"}"#, None),
@@ -692,31 +634,19 @@ mod tests {
     fn series_go_with_the_endpoint_and_first_come_first_served() {
         let metrics = Metrics::new(2);
         let dropped = |id: &str| {
-            value(
-                &metrics,
-                &format!(r#"arauto_deliveries_total{{endpoint="{id}",outcome="dropped"}}"#),
-            )
+            value(&metrics, &format!(r#"arauto_deliveries_total{{endpoint="{id}",outcome="dropped"}}"#))
         };
         metrics.set_endpoints([("a", true), ("b", true), ("c", true), ("d", false)]);
         for id in ["a", "b", "c", "d", "never-heard-of"] {
             metrics.endpoint(id).dropped();
         }
-        assert_eq!(
-            ["a", "b", "c", "_other"].map(dropped),
-            [Some(1.0), Some(1.0), None, Some(3.0)]
-        );
-        assert_eq!(
-            value(&metrics, r#"arauto_endpoint_enabled{endpoint="_other"}"#),
-            Some(1.0)
-        );
+        assert_eq!(["a", "b", "c", "_other"].map(dropped), [Some(1.0), Some(1.0), None, Some(3.0)]);
+        assert_eq!(value(&metrics, r#"arauto_endpoint_enabled{endpoint="_other"}"#), Some(1.0));
 
         let held = metrics.endpoint("a");
         metrics.set_endpoints([("d", true), ("b", true), ("c", true)]);
         metrics.endpoint("d").dropped();
-        assert_eq!(
-            ["a", "b", "c", "d"].map(dropped),
-            [Some(1.0), Some(1.0), None, Some(1.0)]
-        );
+        assert_eq!(["a", "b", "c", "d"].map(dropped), [Some(1.0), Some(1.0), None, Some(1.0)]);
         drop(held);
         assert_eq!(["a", "b", "d"].map(dropped), [None, Some(1.0), Some(1.0)]);
         assert!(!metrics.render().contains(r#"endpoint="a""#));
@@ -732,13 +662,7 @@ mod tests {
         held.dropped();
         drop(held);
         metrics.endpoint("a").dropped();
-        assert_eq!(
-            value(
-                &metrics,
-                r#"arauto_deliveries_total{endpoint="a",outcome="dropped"}"#
-            ),
-            Some(2.0)
-        );
+        assert_eq!(value(&metrics, r#"arauto_deliveries_total{endpoint="a",outcome="dropped"}"#), Some(2.0));
     }
 
     #[test]
@@ -760,24 +684,16 @@ mod tests {
     fn partitions_whose_labels_run_together_are_two() {
         let metrics = Metrics::new(1);
         let lag = |topic, partition| {
-            value(
-                &metrics,
-                &format!(r#"arauto_partition_lag{{partition="{partition}",topic="{topic}"}}"#),
-            )
+            value(&metrics, &format!(r#"arauto_partition_lag{{partition="{partition}",topic="{topic}"}}"#))
         };
         metrics.add_partition("orders", 12).lag(1);
         metrics.add_partition("orders1", 2).lag(2);
-        metrics
-            .add_partition("orders", 12)
-            .oldest_unsettled(Duration::from_millis(1_500));
+        metrics.add_partition("orders", 12).oldest_unsettled(Duration::from_millis(1_500));
         assert_eq!((lag("orders", 12), lag("orders1", 2)), (Some(1.0), Some(2.0)));
         metrics.remove_partition("orders", 12);
         metrics.remove_partition("orders", 12);
         assert_eq!((lag("orders", 12), lag("orders1", 2)), (None, Some(2.0)));
-        assert_eq!(
-            value(&metrics, r#"arauto_assigned_partitions{topic="orders"}"#),
-            Some(0.0)
-        );
+        assert_eq!(value(&metrics, r#"arauto_assigned_partitions{topic="orders"}"#), Some(0.0));
         metrics.add_partition("orders", 12).lag(3);
         assert_eq!(lag("orders", 12), Some(3.0));
     }
@@ -786,11 +702,7 @@ mod tests {
     fn the_window_is_asked_at_each_scrape() {
         let metrics = Metrics::new(1);
         assert_eq!(value(&metrics, "arauto_in_flight"), Some(0.0));
-        metrics.watch_window(|| Window {
-            in_flight: 3,
-            in_flight_bytes: 3072,
-            used_ratio: 0.5,
-        });
+        metrics.watch_window(|| Window { in_flight: 3, in_flight_bytes: 3072, used_ratio: 0.5 });
         assert_eq!(value(&metrics, "arauto_in_flight"), Some(3.0));
         assert_eq!(value(&metrics, "arauto_in_flight_bytes"), Some(3072.0));
         assert_eq!(value(&metrics, "arauto_window_used_ratio"), Some(0.5));

@@ -58,11 +58,7 @@ pub struct Headers(pub Vec<(Arc<str>, Option<Bytes>)>);
 impl Headers {
     /// The last value of a header by its exact name, if it is there and not null.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(n, _)| &**n == name)
-            .and_then(|(_, value)| value.as_ref())
+        self.0.iter().rev().find(|(n, _)| &**n == name).and_then(|(_, value)| value.as_ref())
     }
 
     /// The last value of a header by its name without regard to ASCII case, as UTF-8 text.

@@ -27,10 +27,7 @@ impl Registry {
     /// Begins with these endpoints, as generation 1.
     pub fn new(endpoints: Vec<Arc<Endpoint>>) -> Self {
         let snapshot = Snapshot::new(endpoints, 1);
-        Self {
-            current: ArcSwap::from_pointee(snapshot),
-            generation: watch::Sender::new(1),
-        }
+        Self { current: ArcSwap::from_pointee(snapshot), generation: watch::Sender::new(1) }
     }
 
     /// The endpoints now.
@@ -43,8 +40,7 @@ impl Registry {
         // Under the lock of the watch: of two reloads at once, the later generation stays.
         self.generation.send_modify(|generation| {
             *generation += 1;
-            self.current
-                .store(Arc::new(Snapshot::new(endpoints, *generation)));
+            self.current.store(Arc::new(Snapshot::new(endpoints, *generation)));
         });
     }
 
@@ -69,21 +65,12 @@ impl Snapshot {
     /// Indexes endpoints, whose ids are unique, in the order of the configuration.
     pub fn new(endpoints: Vec<Arc<Endpoint>>, generation: u64) -> Self {
         let positions = || (0_u32..).zip(&endpoints);
-        let by_id = positions()
-            .map(|(at, endpoint)| (Arc::clone(&endpoint.id), at))
-            .collect();
-        let mut by_hash: Vec<_> = positions()
-            .map(|(at, endpoint)| (endpoint_hash(&endpoint.id), at))
-            .collect();
+        let by_id = positions().map(|(at, endpoint)| (Arc::clone(&endpoint.id), at)).collect();
+        let mut by_hash: Vec<_> =
+            positions().map(|(at, endpoint)| (endpoint_hash(&endpoint.id), at)).collect();
         by_hash.sort_unstable();
         let index = Index::new(&endpoints);
-        Self {
-            endpoints,
-            generation,
-            index,
-            by_id,
-            by_hash,
-        }
+        Self { endpoints, generation, index, by_id, by_hash }
     }
 
     /// Appends the endpoints that want the event, in the order of the configuration, each once. Looks at no
@@ -102,9 +89,7 @@ impl Snapshot {
     /// some pair is likely to share one.
     pub fn by_hash(&self, hash: u32) -> impl Iterator<Item = &Arc<Endpoint>> {
         let from = self.by_hash.partition_point(|(other, _)| *other < hash);
-        let same = self.by_hash[from..]
-            .iter()
-            .take_while(move |(other, _)| *other == hash);
+        let same = self.by_hash[from..].iter().take_while(move |(other, _)| *other == hash);
         same.map(|(_, position)| self.at(*position))
     }
 
@@ -235,27 +220,15 @@ pub(crate) mod tests {
     }
 
     fn endpoints() -> impl Strategy<Value = Vec<Arc<Endpoint>>> {
-        let topics = option::of(vec(
-            prop_oneof!["[ab]{1,2}", Just("^a.*".into()), Just("^.*b".into())],
-            0..4,
-        ));
+        let topics =
+            option::of(vec(prop_oneof!["[ab]{1,2}", Just("^a.*".into()), Just("^.*b".into())], 0..4));
         let types = option::of(vec("[ab.*]{0,4}", 0..4));
         let wants = (topics, types, option::of("[xy]"), prop::bool::weighted(0.9));
         vec(wants, 0..30).prop_map(|all| {
-            let each = all
-                .into_iter()
-                .enumerate()
-                .map(|(n, (topics, types, tenant, enabled))| {
-                    let topics =
-                        topics.map(|topics: Vec<String>| topics.iter().map(|t| selector(t)).collect());
-                    Arc::new(Endpoint {
-                        topics,
-                        types,
-                        tenant,
-                        enabled,
-                        ..endpoint(&format!("e{n}"))
-                    })
-                });
+            let each = all.into_iter().enumerate().map(|(n, (topics, types, tenant, enabled))| {
+                let topics = topics.map(|topics: Vec<String>| topics.iter().map(|t| selector(t)).collect());
+                Arc::new(Endpoint { topics, types, tenant, enabled, ..endpoint(&format!("e{n}")) })
+            });
             each.collect()
         })
     }
@@ -278,23 +251,12 @@ pub(crate) mod tests {
 
     #[test]
     fn endpoints_are_found_by_id_and_hash() {
-        let off = Endpoint {
-            enabled: false,
-            ..endpoint("off")
-        };
+        let off = Endpoint { enabled: false, ..endpoint("off") };
         let snapshot = Snapshot::new(vec![Arc::new(endpoint("crm")), Arc::new(off)], 1);
-        let found = |hash| {
-            snapshot
-                .by_hash(hash)
-                .map(|endpoint| &*endpoint.id)
-                .collect::<Vec<_>>()
-        };
+        let found = |hash| snapshot.by_hash(hash).map(|endpoint| &*endpoint.id).collect::<Vec<_>>();
         assert_eq!(snapshot.by_id("off").map(|endpoint| &*endpoint.id), Some("off"));
         assert!(snapshot.by_id("none").is_none());
-        assert_eq!(
-            (found(endpoint_hash("crm")), found(endpoint_hash("off"))),
-            (vec!["crm"], vec!["off"])
-        );
+        assert_eq!((found(endpoint_hash("crm")), found(endpoint_hash("off"))), (vec!["crm"], vec!["off"]));
         assert!(found(endpoint_hash("none")).is_empty());
         assert_eq!(ids(&snapshot, &event("orders", None, "x")), ["crm"]);
         assert_eq!(snapshot.len(), 2);
@@ -316,10 +278,7 @@ pub(crate) mod tests {
         let (before, changes) = (registry.snapshot(), registry.changes());
         registry.replace(vec![Arc::new(endpoint("b")), Arc::new(endpoint("c"))]);
         assert_eq!((before.len(), before.generation()), (1, 1));
-        assert_eq!(
-            (registry.snapshot().len(), registry.snapshot().generation()),
-            (2, 2)
-        );
+        assert_eq!((registry.snapshot().len(), registry.snapshot().generation()), (2, 2));
         assert_eq!(*changes.borrow(), 2);
     }
 }

@@ -101,7 +101,9 @@ impl Group {
                     protocol = GroupProtocol::Classic;
                     continue;
                 }
-                error @ (consumer::Error::Create(_) | consumer::Error::ProtocolUnsupported) => return Err(error),
+                error @ (consumer::Error::Create(_) | consumer::Error::ProtocolUnsupported) => {
+                    return Err(error);
+                }
                 error => error!(%error, "the Kafka consumer is made anew"),
             }
             let waits = BACKOFF.div_duration_f64(LOOK) as u32;

@@ -67,7 +67,8 @@ impl Reloader {
         for section in needs_restart(&self.settings, &settings) {
             warn!(section, "a change of this section needs a restart");
         }
-        self.metrics.set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
+        self.metrics
+            .set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
         self.registry.replace(settings.endpoints.clone());
         let snapshot = self.registry.snapshot();
         self.lanes.update(|id| snapshot.by_id(id));

@@ -2,13 +2,9 @@
 //!
 //! Brokers that do not answer are waited for; what can never heal is an error that names what to do.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::{bail, Context};
+use anyhow::{Context, bail};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -19,7 +15,7 @@ use crate::{
     kafka::{
         consumer::TopicPartition,
         observer::Observer,
-        topics::{self, Admin, Severity, diff, parse_tier, is_own},
+        topics::{self, Admin, Severity, diff, is_own, parse_tier},
     },
     pipeline::positions::{Error, Positions},
 };
@@ -50,7 +46,9 @@ pub(super) async fn topics(admin: &Admin, settings: &Settings, health: &Health) 
         for finding in diff(&inspection.needed, &inspection.found) {
             let topics::Finding { topic, key, found, wanted, severity } = &finding;
             match severity {
-                Severity::Error => bail!("topic {topic}: {key} is {found}, but must be {wanted}; see: arauto topics"),
+                Severity::Error => {
+                    bail!("topic {topic}: {key} is {found}, but must be {wanted}; see: arauto topics")
+                }
                 Severity::Difference => warn!(%topic, %key, %found, %wanted, "topic is not as it should be"),
                 Severity::Note | Severity::Unverified => info!(%topic, %key, %found, %wanted, "topic"),
             }
@@ -75,7 +73,8 @@ pub(super) async fn positions(
 ) -> anyhow::Result<(Vec<String>, Arc<str>)> {
     loop {
         let (positions, observer, settings) = (Arc::clone(positions), observer.clone(), Arc::clone(settings));
-        let ready = tasks.spawn_blocking("positions", move || begin(&positions, &observer, &settings)).await?;
+        let ready =
+            tasks.spawn_blocking("positions", move || begin(&positions, &observer, &settings)).await?;
         match ready {
             Ok(ready) => return Ok(ready),
             Err(error @ (Error::Owned { .. } | Error::Expired { .. })) => return Err(error.into()),
@@ -85,11 +84,17 @@ pub(super) async fn positions(
     }
 }
 
-fn begin(positions: &Positions, observer: &Observer, settings: &Settings) -> Result<(Vec<String>, Arc<str>), Error> {
+fn begin(
+    positions: &Positions,
+    observer: &Observer,
+    settings: &Settings,
+) -> Result<(Vec<String>, Arc<str>), Error> {
     positions.load()?;
     let namespace = match &settings.events.namespace {
         Some(namespace) => namespace.clone(),
-        None => observer.cluster_id().ok_or_else(|| Error::State("the brokers did not tell the cluster's id".to_owned()))?,
+        None => observer
+            .cluster_id()
+            .ok_or_else(|| Error::State("the brokers did not tell the cluster's id".to_owned()))?,
     };
     let all = observer.topics()?;
     let sources = sources(settings, &all);
@@ -97,7 +102,9 @@ fn begin(positions: &Positions, observer: &Observer, settings: &Settings) -> Res
         .iter()
         .filter_map(|topic| Some((topic, all.get(topic)?)))
         .flat_map(|(topic, partitions)| {
-            partitions.iter().map(|partition| TopicPartition { topic: topic.as_str().into(), partition: *partition })
+            partitions
+                .iter()
+                .map(|partition| TopicPartition { topic: topic.as_str().into(), partition: *partition })
         })
         .collect();
     positions.check_not_expired(&ours)?;

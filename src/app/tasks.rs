@@ -41,10 +41,7 @@ impl Tasks {
         name: &'static str,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        let guard = PanicGuard {
-            name,
-            essential: None,
-        };
+        let guard = PanicGuard { name, essential: None };
         self.tracker.spawn(async move {
             let output = task.await;
             drop(guard);
@@ -60,10 +57,7 @@ impl Tasks {
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) -> JoinHandle<()> {
         let tasks = self.clone();
-        let guard = PanicGuard {
-            name,
-            essential: Some(self.clone()),
-        };
+        let guard = PanicGuard { name, essential: Some(self.clone()) };
         self.tracker.spawn(async move {
             match task.await.with_context(|| format!("task {name} failed")) {
                 Ok(()) if tasks.token.is_cancelled() => {}
@@ -80,10 +74,7 @@ impl Tasks {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let guard = PanicGuard {
-            name,
-            essential: None,
-        };
+        let guard = PanicGuard { name, essential: None };
         self.tracker.spawn_blocking(move || {
             let output = work();
             drop(guard);
@@ -94,10 +85,7 @@ impl Tasks {
     /// Stops the service because of an error that can never heal. The first error is the one reported.
     pub fn fail(&self, error: anyhow::Error) {
         error!(error = format!("{error:#}"), "the service cannot go on");
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.token.cancel();
     }
 
@@ -151,20 +139,13 @@ mod tests {
         assert_eq!(tasks.token().is_cancelled(), expected.is_some());
         let left = tasks.close_and_wait(soon()).await;
         assert_eq!(left, 0);
-        assert_eq!(
-            tasks.take_failure().map(|error| format!("{error:#}")).as_deref(),
-            expected
-        );
+        assert_eq!(tasks.take_failure().map(|error| format!("{error:#}")).as_deref(), expected);
     }
 
     #[tokio::test]
     async fn an_essential_task_that_ends_stops_the_service() {
         check(async { Ok(()) }, Some("task reader ended although it was needed")).await;
-        check(
-            async { Err(anyhow!("no disk")) },
-            Some("task reader failed: no disk"),
-        )
-        .await;
+        check(async { Err(anyhow!("no disk")) }, Some("task reader failed: no disk")).await;
         check(async { panic!("a bug") }, Some("task reader panicked")).await;
     }
 
@@ -193,11 +174,6 @@ mod tests {
     async fn the_deadline_ends_the_wait() {
         let tasks = Tasks::new();
         tasks.spawn("stuck", std::future::pending::<()>());
-        assert_eq!(
-            tasks
-                .close_and_wait(Instant::now() + Duration::from_millis(20))
-                .await,
-            1
-        );
+        assert_eq!(tasks.close_and_wait(Instant::now() + Duration::from_millis(20)).await, 1);
     }
 }

@@ -5,7 +5,7 @@
 use std::{
     fmt::Display,
     io::{Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -24,60 +24,53 @@ use crate::{
 
 /// Check the configuration; with an event, tell who gets it and why each other endpoint does not.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The configuration file.
-    #[arg(
-        long,
-        env = "ARAUTO_CONFIG",
-        default_value = "config/arauto.toml",
-        value_name = "FILE"
-    )]
-    pub config: PathBuf,
+pub(super) struct Args {
     /// A file with an event's value, `-` for standard input; its bytes are taken as they are.
     #[arg(long, value_name = "FILE", requires = "topic")]
-    pub event: Option<PathBuf>,
+    event: Option<PathBuf>,
     /// The topic the event is on.
     #[arg(long, requires = "event")]
-    pub topic: Option<String>,
+    topic: Option<String>,
     /// The event's key.
     #[arg(long, requires = "event")]
-    pub key: Option<String>,
+    key: Option<String>,
     /// A header of the event; may be repeated.
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header, requires = "event")]
-    pub headers: Vec<(String, String)>,
-    /// One JSON object instead of text.
-    #[arg(long)]
-    pub json: bool,
+    headers: Vec<(String, String)>,
 }
 
 /// Tells what a valid configuration makes of the event, if one is given.
-pub fn run(settings: &Settings, args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn run(
+    settings: &Settings,
+    args: &Args,
+    (config, json): (&Path, bool),
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let report = Report {
         valid: true,
         endpoints: settings.endpoints.len(),
         event: read_event(args)?.map(|record| explain(settings, record)),
     };
-    if args.json {
+    if json {
         serde_json::to_writer(&mut *out, &report)?;
         writeln!(out)?;
         return Ok(());
     }
-    writeln!(
-        out,
-        "✓ {} is valid: {} endpoints",
-        args.config.display(),
-        report.endpoints
-    )?;
+    writeln!(out, "✓ {} is valid: {} endpoints", config.display(), report.endpoints)?;
     report.event.map_or(Ok(()), |event| print(&event, out))
 }
 
 /// Tells that the configuration is refused, and every mistake in it.
-pub fn refuse(mistakes: &(impl Display + Serialize), args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
-    if args.json {
+pub(super) fn refuse(
+    mistakes: &(impl Display + Serialize),
+    (config, json): (&Path, bool),
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    if json {
         let report = serde_json::json!({ "valid": false, "mistakes": mistakes });
         writeln!(out, "{report}")?;
     } else {
-        writeln!(out, "✗ {} is not valid:\n{mistakes}", args.config.display())?;
+        writeln!(out, "✗ {} is not valid:\n{mistakes}", config.display())?;
     }
     Ok(())
 }
@@ -121,17 +114,12 @@ fn read_event(args: &Args) -> anyhow::Result<Option<Record>> {
     };
     let mut value = Vec::new();
     if file.as_os_str() == "-" {
-        std::io::stdin()
-            .read_to_end(&mut value)
-            .context("reading the event from standard input")?;
+        std::io::stdin().read_to_end(&mut value).context("reading the event from standard input")?;
     } else {
         value = std::fs::read(file).with_context(|| format!("reading the event from {}", file.display()))?;
     }
     let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
-    let headers = args
-        .headers
-        .iter()
-        .map(|(name, value)| (Arc::from(name.as_str()), Some(bytes(value))));
+    let headers = args.headers.iter().map(|(name, value)| (Arc::from(name.as_str()), Some(bytes(value))));
     Ok(Some(Record {
         topic: topic.as_str().into(),
         partition: 0,
@@ -145,19 +133,13 @@ fn read_event(args: &Args) -> anyhow::Result<Option<Record>> {
 
 fn explain(settings: &Settings, record: Record) -> Explained {
     // The namespace only goes into ids that are not shown, see `id_note`.
-    let decoder = Decoder::new(
-        &settings.events,
-        settings.events.namespace.as_deref().unwrap_or_default().into(),
-    );
+    let decoder =
+        Decoder::new(&settings.events, settings.events.namespace.as_deref().unwrap_or_default().into());
     let event = decoder.decode(record);
     let own_id = decoder.own_id(&event.headers, event.value.as_ref());
     let line = |endpoint: &Arc<Endpoint>| line(&event, endpoint);
     Explained {
-        read: settings
-            .kafka
-            .topics
-            .iter()
-            .any(|topic| topic.matches(&event.topic)),
+        read: settings.kafka.topics.iter().any(|topic| topic.matches(&event.topic)),
         id_note: own_id.is_none().then(|| derived(settings)),
         id: own_id.map(|id| id.to_string()),
         endpoints: settings.endpoints.iter().map(line).collect(),
@@ -169,18 +151,13 @@ fn explain(settings: &Settings, record: Record) -> Explained {
 
 fn line(event: &Event, endpoint: &Endpoint) -> Line {
     let verdict = route::explain(event, endpoint);
-    Line {
-        id: endpoint.id.to_string(),
-        verdict,
-        text: verdict.describe(event, endpoint),
-    }
+    Line { id: endpoint.id.to_string(), verdict, text: verdict.describe(event, endpoint) }
 }
 
 fn derived(settings: &Settings) -> String {
     let namespace = settings.events.namespace.as_ref();
-    let namespace = namespace.map_or("the cluster's id".to_owned(), |namespace| {
-        format!("namespace {namespace:?}")
-    });
+    let namespace =
+        namespace.map_or("the cluster's id".to_owned(), |namespace| format!("namespace {namespace:?}"));
     format!("derived at run time from {namespace}, topic, partition, offset and timestamp")
 }
 
@@ -193,25 +170,12 @@ fn print(event: &Explained, out: &mut dyn Write) -> anyhow::Result<()> {
     writeln!(out, "tenant  {}", event.tenant.as_deref().unwrap_or("none"))?;
     let id = event.id.as_deref().or(event.id_note.as_deref());
     writeln!(out, "id      {}\n", id.unwrap_or_default())?;
-    let width = event
-        .endpoints
-        .iter()
-        .map(|line| line.id.len())
-        .max()
-        .unwrap_or(0);
+    let width = event.endpoints.iter().map(|line| line.id.len()).max().unwrap_or(0);
     for line in &event.endpoints {
-        let mark = if line.verdict == Verdict::Wanted {
-            '✓'
-        } else {
-            '✗'
-        };
+        let mark = if line.verdict == Verdict::Wanted { '✓' } else { '✗' };
         writeln!(out, "{mark} {:width$}  {}", line.id, line.text)?;
     }
-    let wanted = event
-        .endpoints
-        .iter()
-        .filter(|line| line.verdict == Verdict::Wanted)
-        .count();
+    let wanted = event.endpoints.iter().filter(|line| line.verdict == Verdict::Wanted).count();
     writeln!(out, "\n{wanted} of {} endpoints get it", event.endpoints.len())?;
     Ok(())
 }
@@ -235,7 +199,7 @@ mod tests {
     }
 
     fn args(words: &[&str]) -> Args {
-        let words = ["check", "--config", "a.toml"].iter().chain(words);
+        let words = ["check"].iter().chain(words);
         Command::try_parse_from(words).unwrap().args
     }
 
@@ -277,45 +241,25 @@ mod tests {
                 own_queues: 64,
             },
             security: settings::Security::default(),
-            admin: settings::Admin {
-                listen: None,
-                max_endpoint_series: 1000,
-            },
-            log: settings::Log {
-                level: "info".into(),
-                format: settings::LogFormat::Auto,
-            },
+            admin: settings::Admin { listen: None, max_endpoint_series: 1000 },
+            log: settings::Log { level: "info".into(), format: settings::LogFormat::Auto },
             endpoints: endpoints(),
         }
     }
 
     fn endpoints() -> Vec<Arc<Endpoint>> {
-        let crm = Endpoint {
-            topics: Some(vec![selector("orders")]),
-            ..endpoint("crm")
-        };
-        let acme = Endpoint {
-            tenant: Some("acme".into()),
-            ..endpoint("acme")
-        };
-        let paid = Endpoint {
-            types: Some(vec!["*.paid".into()]),
-            ..endpoint("paid")
-        };
-        let other = Endpoint {
-            topics: Some(vec![selector("^pay.*")]),
-            ..endpoint("other")
-        };
-        let off = Endpoint {
-            enabled: false,
-            ..endpoint("off")
-        };
+        let crm = Endpoint { topics: Some(vec![selector("orders")]), ..endpoint("crm") };
+        let acme = Endpoint { tenant: Some("acme".into()), ..endpoint("acme") };
+        let paid = Endpoint { types: Some(vec!["*.paid".into()]), ..endpoint("paid") };
+        let other = Endpoint { topics: Some(vec![selector("^pay.*")]), ..endpoint("other") };
+        let off = Endpoint { enabled: false, ..endpoint("off") };
         [crm, acme, paid, other, off].map(Arc::new).into()
     }
 
     fn output(settings: &Settings, words: &[&str]) -> String {
         let mut out = Vec::new();
-        run(settings, &args(words), &mut out).unwrap();
+        let (flags, words): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| **word == "--json");
+        run(settings, &args(&words), (Path::new("a.toml"), !flags.is_empty()), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -328,14 +272,8 @@ mod tests {
     #[test]
     fn every_endpoint_has_a_line_with_its_reason() {
         let file = event_file(r#"{"type": "order.created"}"#);
-        let event = [
-            "--event",
-            file.path().to_str().unwrap(),
-            "--topic",
-            "orders",
-            "--header",
-            "tenant=umbrella",
-        ];
+        let event =
+            ["--event", file.path().to_str().unwrap(), "--topic", "orders", "--header", "tenant=umbrella"];
         let want = r#"✓ a.toml is valid: 5 endpoints
 
 topic   orders
@@ -357,55 +295,31 @@ id      derived at run time from the cluster's id, topic, partition, offset and 
     #[test]
     fn json_is_one_object() {
         let file = event_file("");
-        let ce = [
-            "--header",
-            "ce_source=https://shop.example/orders",
-            "--header",
-            "ce_id=A-1.2",
-        ];
-        let event = [
-            "--json",
-            "--event",
-            file.path().to_str().unwrap(),
-            "--topic",
-            "other",
-        ];
+        let ce = ["--header", "ce_source=https://shop.example/orders", "--header", "ce_id=A-1.2"];
+        let event = ["--json", "--event", file.path().to_str().unwrap(), "--topic", "other"];
         let told: serde_json::Value =
             serde_json::from_str(&output(&settings(Some("prod")), &[&event[..], &ce[..]].concat())).unwrap();
         assert_eq!(told["valid"], true);
         let event = &told["event"];
         assert_eq!((&event["type"], &event["read"]), (&"other".into(), &false.into()));
         assert_eq!(event["id"], "msg_jkfbxngxea6lp2ad726cdjjf7hffvk3i");
-        let verdicts: Vec<_> = event["endpoints"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|e| e["verdict"].as_str().unwrap())
-            .collect();
-        assert_eq!(
-            verdicts,
-            ["not_topic", "not_tenant", "not_type", "not_topic", "disabled"]
-        );
+        let verdicts: Vec<_> =
+            event["endpoints"].as_array().unwrap().iter().map(|e| e["verdict"].as_str().unwrap()).collect();
+        assert_eq!(verdicts, ["not_topic", "not_tenant", "not_type", "not_topic", "disabled"]);
     }
 
     #[test]
     fn without_an_event_the_configuration_is_all() {
         assert_eq!(output(&settings(None), &[]), "✓ a.toml is valid: 5 endpoints\n");
-        assert_eq!(
-            output(&settings(None), &["--json"]),
-            "{\"valid\":true,\"endpoints\":5}\n"
-        );
-        assert!(
-            Command::try_parse_from(["check", "--event", "x"]).is_err(),
-            "an event has a topic"
-        );
+        assert_eq!(output(&settings(None), &["--json"]), "{\"valid\":true,\"endpoints\":5}\n");
+        assert!(Command::try_parse_from(["check", "--event", "x"]).is_err(), "an event has a topic");
     }
 
     #[test]
     fn mistakes_are_told() {
         let mut out = Vec::new();
-        refuse(&"a.toml:1:1: no", &args(&["--json"]), &mut out).unwrap();
-        refuse(&"a.toml:1:1: no", &args(&[]), &mut out).unwrap();
+        refuse(&"a.toml:1:1: no", (Path::new("a.toml"), true), &mut out).unwrap();
+        refuse(&"a.toml:1:1: no", (Path::new("a.toml"), false), &mut out).unwrap();
         let want =
             "{\"mistakes\":\"a.toml:1:1: no\",\"valid\":false}\n✗ a.toml is not valid:\na.toml:1:1: no\n";
         assert_eq!(String::from_utf8(out).unwrap(), want);

@@ -3,8 +3,10 @@
 //! Never forwards anything and never stores anything.
 
 use std::{
+    env,
     io::{self, Write as _},
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +16,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Done;
 use crate::{
+    config::{reference, value::parse_duration},
     dev::receiver::{self, Handle, Received, Receiver, Script, Stats},
     pipeline::sign::verify,
 };
@@ -24,48 +28,44 @@ const UNPRINTED: usize = 4_096;
 
 /// Receives webhooks, verifies them and prints a line for each. GET /stats answers with the counts.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:8080")]
-    pub addr: SocketAddr,
+    addr: SocketAddr,
     /// A secret to verify with: whsec_…, whsk_…, whpk_… (public key), any text for GitHub's and Stripe's schemes,
     /// env:NAME or file:PATH. May be given several times; one that fits is enough.
     #[arg(long = "secret", value_name = "SECRET")]
-    pub secrets: Vec<String>,
+    secrets: Vec<String>,
     /// The status to answer with.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..=599))]
-    pub status: u16,
+    status: u16,
     /// Time before each answer, e.g. 250ms or 5s.
     #[arg(long, default_value = "0s", value_parser = delay)]
-    pub delay: Duration,
+    delay: Duration,
     /// Share of requests answered with 500.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub fail_percent: u8,
+    fail_percent: u8,
     /// End after this many requests; exit code 1 if any of them did not verify.
     #[arg(long)]
-    pub count: Option<u64>,
-    /// One JSON object per webhook, and one for the summary.
-    #[arg(long)]
-    pub json: bool,
+    count: Option<u64>,
 }
 
 /// Listens until Ctrl-C, or until `--count` requests have been answered.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<Done> {
     let (tell, mut told) = mpsc::channel(UNPRINTED);
-    let (receiver, handle) = Receiver::bind(options(&args, tell)?)
-        .await
-        .with_context(|| format!("listening on {}", args.addr))?;
-    greet(&args, handle.addr())?;
+    let (receiver, handle) =
+        Receiver::bind(options(&args, tell)?).await.with_context(|| format!("listening on {}", args.addr))?;
+    greet(&args, json, handle.addr())?;
     let stop = CancellationToken::new();
     let show = async {
-        let shown = show(&args, &handle, &mut told).await;
+        let shown = show(&args, json, &handle, &mut told).await;
         stop.cancel();
         shown
     };
     let (served, shown) = tokio::join!(receiver.run(stop.clone()), show);
     served.context("receiving")?;
     shown.context("printing")?;
-    finish(&args, &handle.stats())
+    finish(&args, json, &handle.stats())
 }
 
 fn options(args: &Args, tell: mpsc::Sender<Arc<Received>>) -> anyhow::Result<receiver::Options> {
@@ -73,9 +73,7 @@ fn options(args: &Args, tell: mpsc::Sender<Arc<Received>>) -> anyhow::Result<rec
     for (number, secret) in (1..).zip(&args.secrets) {
         // The number, not the secret: errors are printed.
         let secret = resolve(secret).with_context(|| format!("reading secret {number}"))?;
-        options
-            .keys
-            .extend(verify::Key::parse(&secret).with_context(|| format!("reading secret {number}"))?);
+        options.keys.extend(verify::Key::parse(&secret).with_context(|| format!("reading secret {number}"))?);
     }
     options.script = Script {
         status: args.status,
@@ -89,11 +87,14 @@ fn options(args: &Args, tell: mpsc::Sender<Arc<Received>>) -> anyhow::Result<rec
 }
 
 /// Prints until Ctrl-C or until the count is reached, then what is still in the channel.
-async fn show(args: &Args, handle: &Handle, told: &mut mpsc::Receiver<Arc<Received>>) -> io::Result<()> {
-    let enough = |stats: &Stats| {
-        args.count
-            .is_some_and(|count| stats.answered.values().sum::<u64>() >= count)
-    };
+async fn show(
+    args: &Args,
+    json: bool,
+    handle: &Handle,
+    told: &mut mpsc::Receiver<Arc<Received>>,
+) -> io::Result<()> {
+    let enough =
+        |stats: &Stats| args.count.is_some_and(|count| stats.answered.values().sum::<u64>() >= count);
     // Far longer than anyone listens; `until` wants an end.
     let counted = handle.until(Duration::from_secs(u64::from(u32::MAX)), enough);
     let stopped = tokio::signal::ctrl_c();
@@ -101,7 +102,7 @@ async fn show(args: &Args, handle: &Handle, told: &mut mpsc::Receiver<Arc<Receiv
     tokio::pin!(counted, stopped);
     loop {
         tokio::select! {
-            Some(received) = told.recv() => print(args, &received)?,
+            Some(received) = told.recv() => print(json, &received)?,
             _ = &mut counted => break,
             stopped = &mut stopped => { stopped?; break }
         }
@@ -109,14 +110,14 @@ async fn show(args: &Args, handle: &Handle, told: &mut mpsc::Receiver<Arc<Receiv
     // What has come by now, and no more: a stream that never ends must not keep us.
     for _ in 0..told.len() {
         if let Ok(received) = told.try_recv() {
-            print(args, &received)?;
+            print(json, &received)?;
         }
     }
     Ok(())
 }
 
-fn greet(args: &Args, addr: SocketAddr) -> io::Result<()> {
-    if args.json {
+fn greet(args: &Args, json: bool, addr: SocketAddr) -> io::Result<()> {
+    if json {
         return say(&json!({ "listening": addr }).to_string());
     }
     let verifying = match args.secrets.len() {
@@ -127,12 +128,8 @@ fn greet(args: &Args, addr: SocketAddr) -> io::Result<()> {
     say(&format!("listening on http://{addr}, {verifying}"))
 }
 
-fn print(args: &Args, received: &Received) -> io::Result<()> {
-    say(&if args.json {
-        as_json(received).to_string()
-    } else {
-        as_line(received)
-    })
+fn print(json: bool, received: &Received) -> io::Result<()> {
+    say(&if json { as_json(received).to_string() } else { as_line(received) })
 }
 
 fn as_line(received: &Received) -> String {
@@ -142,11 +139,7 @@ fn as_line(received: &Received) -> String {
         None => "not verified".to_owned(),
     };
     let or_dash = |text: &'_ str| {
-        if text.is_empty() {
-            "-".to_owned()
-        } else {
-            text.to_owned()
-        }
+        if text.is_empty() { "-".to_owned() } else { text.to_owned() }
     };
     format!(
         "{} {} {} {} attempt {} {verified} → {}{}",
@@ -161,10 +154,7 @@ fn as_line(received: &Received) -> String {
 }
 
 fn as_json(received: &Received) -> serde_json::Value {
-    let error = received
-        .verified
-        .and_then(Result::err)
-        .map(|refused| refused.to_string());
+    let error = received.verified.and_then(Result::err).map(|refused| refused.to_string());
     json!({
         "at": received.at_ms,
         "path": received.path,
@@ -179,8 +169,8 @@ fn as_json(received: &Received) -> serde_json::Value {
     })
 }
 
-fn finish(args: &Args, stats: &Stats) -> anyhow::Result<()> {
-    if args.json {
+fn finish(args: &Args, json: bool, stats: &Stats) -> anyhow::Result<Done> {
+    if json {
         say(&json!({ "summary": stats }).to_string())?;
     } else {
         let verified = match args.secrets.len() {
@@ -193,13 +183,9 @@ fn finish(args: &Args, stats: &Stats) -> anyhow::Result<()> {
         ))?;
     }
     if args.count.is_some() && stats.failed_verification > 0 {
-        bail!(
-            "{} of {} webhooks did not verify",
-            stats.failed_verification,
-            stats.received
-        );
+        bail!("{} of {} webhooks did not verify", stats.failed_verification, stats.received);
     }
-    Ok(())
+    Ok(Done::Well)
 }
 
 fn say(line: &str) -> io::Result<()> {
@@ -213,42 +199,18 @@ fn say(line: &str) -> io::Result<()> {
 fn clock(at_ms: i64) -> String {
     let day = at_ms.rem_euclid(24 * 60 * 60 * 1000);
     let (seconds, ms) = (day / 1000, day % 1000);
-    format!(
-        "{:02}:{:02}:{:02}.{ms:03}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
+    format!("{:02}:{:02}:{:02}.{ms:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// `env:NAME` and `file:PATH` as in the configuration, one trailing newline cut; anything else is the secret.
 fn resolve(secret: &str) -> anyhow::Result<String> {
-    if let Some(name) = secret.strip_prefix("env:") {
-        return std::env::var(name).with_context(|| format!("environment variable {name}"));
-    }
-    let Some(path) = secret.strip_prefix("file:") else {
-        return Ok(secret.to_owned());
-    };
-    let text = std::fs::read_to_string(path).with_context(|| format!("file {path}"))?;
-    let text = text
-        .strip_suffix('\n')
-        .map(|text| text.strip_suffix('\r').unwrap_or(text))
-        .unwrap_or(&text);
-    Ok(text.to_owned())
+    let here = Path::new("");
+    reference::resolve(secret, here, &|name| env::var(name))
+        .unwrap_or_else(|| Ok(secret.to_owned()))
+        .map_err(Into::into)
 }
 
 fn delay(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u32 = number
-        .parse()
-        .map_err(|_| "a whole number and a unit: 250ms, 5s, 1m".to_owned())?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number.into())),
-        "s" => Ok(Duration::from_secs(number.into())),
-        "m" => Ok(Duration::from_secs(u64::from(number) * 60)),
-        _ => Err(format!("unknown unit {unit:?}: ms, s or m")),
-    }
+    parse_duration(text).map_err(|wrong| wrong.to_string())
 }
 
 #[cfg(test)]
@@ -276,31 +238,11 @@ mod tests {
     #[test]
     fn a_line_says_it_all() {
         let line = as_line(&received(Some(Ok(()))));
-        assert_eq!(
-            line,
-            "15:02:10.007 /hook - msg_1 attempt 2 verified ✓ → 200 duplicate"
-        );
+        assert_eq!(line, "15:02:10.007 /hook - msg_1 attempt 2 verified ✓ → 200 duplicate");
         let line = as_line(&received(Some(Err(verify::Refused::Mismatch))));
-        assert!(
-            line.contains("NOT VERIFIED ✗ (signature matches no key)"),
-            "{line}"
-        );
+        assert!(line.contains("NOT VERIFIED ✗ (signature matches no key)"), "{line}");
         assert!(as_line(&received(None)).contains("not verified"));
         assert_eq!(as_json(&received(Some(Ok(()))))["verified"], true);
         assert_eq!(as_json(&received(None))["verified"], serde_json::Value::Null);
-    }
-
-    #[test]
-    fn delays() {
-        let rows = [
-            ("250ms", Some(250)),
-            ("5s", Some(5_000)),
-            ("1m", Some(60_000)),
-            ("5", None),
-            ("s", None),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(delay(text).ok(), expected.map(Duration::from_millis), "{text}");
-        }
     }
 }

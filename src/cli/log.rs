@@ -9,10 +9,7 @@ use crate::config::settings::{Log, LogFormat};
 
 /// The documented defaults, for commands that run without a configuration.
 pub(super) fn default() -> Log {
-    Log {
-        level: "info".to_owned(),
-        format: LogFormat::Auto,
-    }
+    Log { level: "info".to_owned(), format: LogFormat::Auto }
 }
 
 /// For services: as configured.
@@ -26,21 +23,14 @@ pub(super) fn init(log: &Log) -> anyhow::Result<()> {
     };
     let registry = tracing_subscriber::registry().with(filter);
     let initialised = if json {
-        registry
-            .with(fmt::layer().json().flatten_event(true).with_writer(io::stderr))
-            .try_init()
+        registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
     } else {
-        registry
-            .with(fmt::layer().with_ansi(terminal).with_writer(io::stderr))
-            .try_init()
+        registry.with(fmt::layer().with_ansi(terminal).with_writer(io::stderr)).try_init()
     };
     initialised.map_err(|error| anyhow!("logging is set up already: {error}"))
 }
 
 /// For commands that do one thing and whose output is the answer: warnings only.
 pub(super) fn init_quiet(log: &Log) -> anyhow::Result<()> {
-    init(&Log {
-        level: "warn".to_owned(),
-        format: log.format,
-    })
+    init(&Log { level: "warn".to_owned(), format: log.format })
 }

@@ -53,7 +53,8 @@ struct Row {
 /// Runs the command; it blocks its thread.
 pub(super) fn run(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Done> {
     let reset = args.reset.as_deref().map(position).transpose()?;
-    let observer = Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
+    let observer =
+        Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
     let topics = observer.topics().context("the brokers do not answer")?;
     let (sources, tiers) = partitions(settings, &topics);
     if let Some(reset) = reset {
@@ -105,7 +106,8 @@ fn unix_millis(date: &toml::value::Datetime) -> Option<i64> {
         toml::value::Offset::Z => 0,
         toml::value::Offset::Custom { minutes } => i64::from(minutes),
     };
-    let seconds = i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0));
+    let seconds =
+        i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0));
     let days = days_from_civil(i64::from(day.year), i64::from(day.month), i64::from(day.day));
     Some((days * 86_400 + seconds - offset * 60) * 1000 + i64::from(time.nanosecond.unwrap_or(0) / 1_000_000))
 }
@@ -136,8 +138,11 @@ fn partitions(
     let prefix = &settings.topics.prefix;
     let all = |wanted: &dyn Fn(&str) -> bool| -> Vec<TopicPartition> {
         let topics = topics.iter().filter(|(topic, _)| wanted(topic));
-        let partitions = topics.flat_map(|(topic, partitions)| partitions.iter().map(move |partition| (topic, partition)));
-        partitions.map(|(topic, partition)| TopicPartition { topic: topic.as_str().into(), partition: *partition }).collect()
+        let partitions =
+            topics.flat_map(|(topic, partitions)| partitions.iter().map(move |partition| (topic, partition)));
+        partitions
+            .map(|(topic, partition)| TopicPartition { topic: topic.as_str().into(), partition: *partition })
+            .collect()
     };
     let selected = |topic: &str| settings.kafka.topics.iter().any(|selector| selector.matches(topic));
     (
@@ -164,7 +169,11 @@ fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
         return Ok(writeln!(out)?);
     }
     let width = rows.iter().map(|row| row.topic.len()).max().unwrap_or(0).max(5);
-    writeln!(out, "{:width$}  PART  {:>12}  {:>12}  {:>12}  {:>10}", "TOPIC", "COMMITTED", "FIRST", "END", "LAG")?;
+    writeln!(
+        out,
+        "{:width$}  PART  {:>12}  {:>12}  {:>12}  {:>10}",
+        "TOPIC", "COMMITTED", "FIRST", "END", "LAG"
+    )?;
     for Row { topic, partition, committed, first, end, lag } in rows {
         let number = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         writeln!(

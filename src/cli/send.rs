@@ -116,10 +116,8 @@ struct Position {
 
 pub(super) async fn run(args: &Args, kafka: &Kafka, json: bool) -> anyhow::Result<Done> {
     let value = read_value(&args.file)?;
-    let topics = Admin::new(kafka)?
-        .partitions()
-        .await
-        .with_context(|| format!("asking {}", kafka.brokers))?;
+    let topics =
+        Admin::new(kafka)?.partitions().await.with_context(|| format!("asking {}", kafka.brokers))?;
     if !topics.contains_key(&args.topic) {
         bail!("topic `{}` does not exist on {}", args.topic, kafka.brokers);
     }
@@ -133,19 +131,13 @@ pub(super) async fn run(args: &Args, kafka: &Kafka, json: bool) -> anyhow::Resul
     let producer = Arc::new(producer);
     let report = send_all(args, &value, &producer).await;
     // Ending the client joins its threads: not on a worker of the runtime.
-    tokio::task::spawn_blocking(move || drop(producer))
-        .await
-        .context("ending the producer")?;
+    tokio::task::spawn_blocking(move || drop(producer)).await.context("ending the producer")?;
     if json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         print_report(&report);
     }
-    Ok(if report.failed == 0 {
-        Done::Well
-    } else {
-        Done::Failed
-    })
+    Ok(if report.failed == 0 { Done::Well } else { Done::Failed })
 }
 
 fn read_value(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -154,9 +146,7 @@ fn read_value(file: &Path) -> anyhow::Result<Vec<u8>> {
     }
     let mut stdin = std::io::stdin();
     if stdin.is_terminal() {
-        bail!(Usage(
-            "name a FILE, or pipe the value to standard input".to_owned()
-        ));
+        bail!(Usage("name a FILE, or pipe the value to standard input".to_owned()));
     }
     let mut value = Vec::new();
     stdin.read_to_end(&mut value).context("reading standard input")?;
@@ -165,10 +155,7 @@ fn read_value(file: &Path) -> anyhow::Result<Vec<u8>> {
 
 async fn send_all(args: &Args, value: &[u8], producer: &FutureProducer<ClientLog>) -> Report {
     let bar = progress_bar(args.count);
-    let mut report = Report {
-        topic: args.topic.clone(),
-        ..Report::default()
-    };
+    let mut report = Report { topic: args.topic.clone(), ..Report::default() };
     let mut unacknowledged = VecDeque::new();
     let mut due = Instant::now();
     for _ in 0..args.count {
@@ -202,15 +189,9 @@ async fn send_all(args: &Args, value: &[u8], producer: &FutureProducer<ClientLog
 }
 
 fn record<'a>(args: &'a Args, value: &'a [u8]) -> FutureRecord<'a, str, [u8]> {
-    let headers = args
-        .headers
-        .iter()
-        .fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header {
-                key,
-                value: Some(value),
-            })
-        });
+    let headers = args.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+        headers.insert(Header { key, value: Some(value) })
+    });
     let record = FutureRecord::to(&args.topic).payload(value).headers(headers);
     match &args.key {
         Some(key) => record.key(key),
@@ -223,10 +204,7 @@ async fn acknowledge_first(waiting: &mut VecDeque<DeliveryFuture>, report: &mut 
     match first.await {
         Ok(Ok(delivery)) => {
             report.sent += 1;
-            report.last = Some(Position {
-                partition: delivery.partition,
-                offset: delivery.offset,
-            });
+            report.last = Some(Position { partition: delivery.partition, offset: delivery.offset });
         }
         Ok(Err((error, _))) => report.count_failure(&error.to_string()),
         Err(_) => report.count_failure("the producer ended"),
@@ -252,13 +230,7 @@ fn progress_bar(count: u64) -> ProgressBar {
 }
 
 fn print_report(report: &Report) {
-    let Report {
-        topic,
-        sent,
-        failed,
-        last,
-        errors,
-    } = report;
+    let Report { topic, sent, failed, last, errors } = report;
     match last {
         Some(Position { partition, offset }) if *sent == 1 => {
             println!("sent to {topic}, partition {partition}, offset {offset}");
@@ -283,35 +255,20 @@ mod tests {
     }
 
     fn parse(words: &[&str]) -> Result<Args, String> {
-        let topic = if words.contains(&"--topic") {
-            &[][..]
-        } else {
-            &["--topic", "orders"]
-        };
+        let topic = if words.contains(&"--topic") { &[][..] } else { &["--topic", "orders"] };
         let words = ["send"].iter().chain(topic).chain(words);
-        Line::try_parse_from(words)
-            .map(|line| line.args)
-            .map_err(|error| error.to_string())
+        Line::try_parse_from(words).map(|line| line.args).map_err(|error| error.to_string())
     }
 
     #[test]
     fn arguments() {
-        let args = parse(&[
-            "--header", "a=b=c", "--header", "x=", "--key", "k", "--rate", "600/m", "e.json",
-        ])
-        .unwrap();
-        assert_eq!(
-            args.headers,
-            [("a", "b=c"), ("x", "")].map(|(n, v)| (n.to_owned(), v.to_owned()))
-        );
+        let args = parse(&["--header", "a=b=c", "--header", "x=", "--key", "k", "--rate", "600/m", "e.json"])
+            .unwrap();
+        assert_eq!(args.headers, [("a", "b=c"), ("x", "")].map(|(n, v)| (n.to_owned(), v.to_owned())));
         assert_eq!(args.rate, Some(Pace(Some(Duration::from_millis(100)))));
         assert_eq!(args.file, Path::new("e.json"));
         assert_eq!(parse(&[]).unwrap().file, Path::new("-"));
-        assert!(
-            parse(&["--header", "a"])
-                .unwrap_err()
-                .contains("is not NAME=VALUE")
-        );
+        assert!(parse(&["--header", "a"]).unwrap_err().contains("is not NAME=VALUE"));
         assert!(parse(&["--header", "=a"]).unwrap_err().contains("has no name"));
         assert!(parse(&["--rate", "fast"]).unwrap_err().contains("50/s"));
     }
@@ -333,12 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_copy_is_acknowledged() {
-        assert_eq!(
-            send(&["--count", "1500", "--key", "k", "--header", "a=b"])
-                .await
-                .unwrap(),
-            Done::Well
-        );
+        assert_eq!(send(&["--count", "1500", "--key", "k", "--header", "a=b"]).await.unwrap(), Done::Well);
     }
 
     #[tokio::test]

@@ -33,10 +33,7 @@ pub(super) async fn run(args: &Args, settings: &Settings, json: bool) -> anyhow:
     let admin = Admin::new(&settings.kafka)?;
     let mut inspection = inspect(&admin, settings).await?;
     if args.create && !inspection.missing().is_empty() {
-        admin
-            .create(&inspection.missing())
-            .await
-            .context("creating topics")?;
+        admin.create(&inspection.missing()).await.context("creating topics")?;
         inspection = inspect(&admin, settings).await?;
     }
     let lines = lines(&inspection);
@@ -45,28 +42,19 @@ pub(super) async fn run(args: &Args, settings: &Settings, json: bool) -> anyhow:
     } else {
         print_table(&lines);
     }
-    let bad = lines
-        .iter()
-        .any(|line| matches!(line.state, "missing" | "differs"));
+    let bad = lines.iter().any(|line| matches!(line.state, "missing" | "differs"));
     Ok(if bad { Done::Failed } else { Done::Well })
 }
 
 async fn inspect(admin: &Admin, settings: &Settings) -> anyhow::Result<Inspection> {
-    admin
-        .inspect(settings)
-        .await
-        .with_context(|| format!("asking {}", settings.kafka.brokers))
+    admin.inspect(settings).await.with_context(|| format!("asking {}", settings.kafka.brokers))
 }
 
 fn lines(inspection: &Inspection) -> Vec<Line> {
     let findings = diff(&inspection.needed, &inspection.found);
     let own = inspection.needed.iter().map(|topic| {
         let found = inspection.found.get(&topic.name);
-        let findings: Vec<Finding> = findings
-            .iter()
-            .filter(|f| f.topic == topic.name)
-            .cloned()
-            .collect();
+        let findings: Vec<Finding> = findings.iter().filter(|f| f.topic == topic.name).cloned().collect();
         let state = match findings.iter().map(|finding| finding.severity).max() {
             _ if found.is_none() => "missing",
             Some(Severity::Error | Severity::Difference) => "differs",
@@ -88,10 +76,7 @@ fn lines(inspection: &Inspection) -> Vec<Line> {
         partitions: None,
         findings: Vec::new(),
     };
-    let missing = inspection
-        .missing_sources
-        .iter()
-        .map(|topic| source(topic, "missing"));
+    let missing = inspection.missing_sources.iter().map(|topic| source(topic, "missing"));
     let existing = inspection.sources.iter().map(|topic| source(topic, "ok"));
     own.chain(missing).chain(existing).collect()
 }
@@ -100,14 +85,7 @@ fn print_table(lines: &[Line]) {
     let width = lines.iter().map(|line| line.topic.len()).max().unwrap_or(0);
     for line in lines {
         println!("{:width$}  {:6}  {}", line.topic, line.kind, line.state);
-        for Finding {
-            key,
-            found,
-            wanted,
-            severity,
-            ..
-        } in &line.findings
-        {
+        for Finding { key, found, wanted, severity, .. } in &line.findings {
             let label = match severity {
                 Severity::Error => "error",
                 Severity::Difference => "differs",
@@ -117,11 +95,7 @@ fn print_table(lines: &[Line]) {
             println!("{:width$}    {label}: {key} is {found}, wanted {wanted}", "");
         }
     }
-    let missing = |kind| {
-        lines
-            .iter()
-            .any(|line| line.kind == kind && line.state == "missing")
-    };
+    let missing = |kind| lines.iter().any(|line| line.kind == kind && line.state == "missing");
     if missing("own") {
         println!("\n`arauto topics --create` creates what is missing of our own.");
     }
@@ -159,10 +133,8 @@ mod tests {
             sources: ["orders".to_owned()].into(),
             missing_sources: vec!["payments".to_owned()],
         };
-        let states: Vec<(String, &str)> = lines(&inspection)
-            .into_iter()
-            .map(|line| (line.topic, line.state))
-            .collect();
+        let states: Vec<(String, &str)> =
+            lines(&inspection).into_iter().map(|line| (line.topic, line.state)).collect();
         let expected = [
             ("absent", "missing"),
             ("fine", "ok"),

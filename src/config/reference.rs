@@ -8,11 +8,11 @@ use std::{
 };
 
 /// How environment variables are read; tests bring their own.
-pub(super) type Env<'e> = &'e dyn Fn(&str) -> Result<String, env::VarError>;
+pub(crate) type Env<'e> = &'e dyn Fn(&str) -> Result<String, env::VarError>;
 
 /// Why a reference has no value.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     #[error("names no environment variable")]
     NoName,
     #[error("is an environment variable that is not set")]
@@ -28,7 +28,7 @@ pub(super) enum Error {
 }
 
 /// The value behind a reference; `None`: the text is none.
-pub(super) fn resolve(text: &str, folder: &Path, env: Env<'_>) -> Option<Result<String, Error>> {
+pub(crate) fn resolve(text: &str, folder: &Path, env: Env<'_>) -> Option<Result<String, Error>> {
     if let Some(name) = text.strip_prefix("env:") {
         return Some(variable(name, env));
     }

@@ -183,10 +183,7 @@ impl Script {
 impl Received {
     /// A header as text; empty when it is missing or no text.
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// The `webhook-id`.
@@ -207,13 +204,7 @@ impl Receiver {
             changed: Notify::new(),
             stop: CancellationToken::new(),
         });
-        Ok((
-            Self {
-                listener,
-                shared: Arc::clone(&shared),
-            },
-            Handle { addr, shared },
-        ))
+        Ok((Self { listener, shared: Arc::clone(&shared) }, Handle { addr, shared }))
     }
 
     /// Serves until told to stop; answers under way are given, delays cut short.
@@ -234,9 +225,7 @@ impl Receiver {
             stop.cancelled().await;
             shared.stop.cancel();
         };
-        axum::serve(listener, routes)
-            .with_graceful_shutdown(stopped)
-            .await
+        axum::serve(listener, routes).with_graceful_shutdown(stopped).await
     }
 }
 
@@ -299,10 +288,7 @@ impl Shared {
     fn receive(&self, uri: &Uri, headers: HeaderMap, body: Bytes) -> (Received, u64) {
         let at_ms = now_ms();
         let verified = self.verify(&headers, &body, at_ms);
-        let id = headers
-            .get(sign::ID)
-            .map(|value| value.as_bytes())
-            .unwrap_or_default();
+        let id = headers.get(sign::ID).map(|value| value.as_bytes()).unwrap_or_default();
         let key = self.hasher.hash_one((uri.path(), id));
         let mut seen = self.seen();
         seen.stats.received += 1;
@@ -315,21 +301,8 @@ impl Shared {
         let number = seen.number(name);
         let duplicate = seen.note(key, self.options.remember);
         let status = script.status(number);
-        let path = uri
-            .path_and_query()
-            .map_or_else(|| uri.path().to_owned(), ToString::to_string);
-        (
-            Received {
-                at_ms,
-                path,
-                headers,
-                body,
-                verified,
-                status,
-                duplicate,
-            },
-            key,
-        )
+        let path = uri.path_and_query().map_or_else(|| uri.path().to_owned(), ToString::to_string);
+        (Received { at_ms, path, headers, body, verified, status, duplicate }, key)
     }
 
     /// Counts the answer and tells of it.
@@ -448,38 +421,13 @@ mod tests {
     #[test]
     fn scripts_decide_by_number() {
         let check = |script: &Script, expected: &[u16]| {
-            let got: Vec<u16> = (0..)
-                .take(expected.len())
-                .map(|number| script.status(number))
-                .collect();
+            let got: Vec<u16> = (0..).take(expected.len()).map(|number| script.status(number)).collect();
             assert_eq!(got, expected);
         };
-        check(
-            &Script {
-                status: 204,
-                ..Script::default()
-            },
-            &[204, 204],
-        );
-        check(
-            &Script {
-                fail_first: 2,
-                fail_status: 503,
-                ..Script::default()
-            },
-            &[503, 503, 200, 200],
-        );
-        check(
-            &Script {
-                fail_percent: 100,
-                ..Script::default()
-            },
-            &[500, 500, 500],
-        );
-        let third = Script {
-            fail_percent: 30,
-            ..Script::default()
-        };
+        check(&Script { status: 204, ..Script::default() }, &[204, 204]);
+        check(&Script { fail_first: 2, fail_status: 503, ..Script::default() }, &[503, 503, 200, 200]);
+        check(&Script { fail_percent: 100, ..Script::default() }, &[500, 500, 500]);
+        let third = Script { fail_percent: 30, ..Script::default() };
         let failed = (0..10_000).filter(|&number| third.status(number) == 500).count();
         assert!((2_850..3_150).contains(&failed), "{failed}");
     }

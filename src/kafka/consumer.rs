@@ -17,7 +17,8 @@ use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{
-        BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue,
+        BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+        base_consumer::PartitionQueue,
     },
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers as _},
@@ -93,7 +94,9 @@ impl Error {
         use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, StaleMemberEpoch};
         matches!(
             self,
-            Self::Kafka(KafkaError::ConsumerCommit(IllegalGeneration | RebalanceInProgress | StaleMemberEpoch))
+            Self::Kafka(KafkaError::ConsumerCommit(
+                IllegalGeneration | RebalanceInProgress | StaleMemberEpoch
+            ))
         )
     }
 }
@@ -140,11 +143,15 @@ impl Consumer {
                 None => {}
                 // Queues are split before the assignment takes effect, so nothing should arrive here.
                 Some(Ok(message)) if !stop.is_cancelled() => {
-                    error!(topic = message.topic(), partition = message.partition(), "record on the main queue");
+                    error!(
+                        topic = message.topic(),
+                        partition = message.partition(),
+                        "record on the main queue"
+                    );
                     return Err(Error::Fatal("a record arrived outside its partition's queue".to_owned()));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => self.judge(error)?,
+                Some(Err(error)) => self.judge(&error)?,
             }
         }
         Ok(())
@@ -194,7 +201,7 @@ impl Consumer {
         Ok(self.0.resume(&one(of))?)
     }
 
-    fn judge(&self, error: KafkaError) -> Result<(), Error> {
+    fn judge(&self, error: &KafkaError) -> Result<(), Error> {
         if let Some((code, reason)) = self.0.client().fatal_error() {
             return Err(match code {
                 RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature => {
@@ -253,7 +260,8 @@ pub(super) fn committed<C: ConsumerContext>(
         Some(element) => {
             element.error()?;
             // rdkafka panics on metadata that is not UTF-8; foreign metadata is as good as none.
-            let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default();
+            let metadata =
+                catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default();
             Ok(match element.offset() {
                 Offset::Offset(offset) => Some((offset, metadata)),
                 _ => None,
@@ -316,7 +324,9 @@ impl Queue {
                 Ok(message) => Next::Record(copy(&message, &self.of.topic, &mut self.names)),
                 Err(KafkaError::PartitionEOF(_)) => Next::End,
                 Err(error) => match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Next::OutOfRange,
+                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                        Next::OutOfRange
+                    }
                     Some(RDKafkaErrorCode::LogTruncation) => Next::Truncated,
                     _ => {
                         warn!(topic = %self.of.topic, partition = self.of.partition, %error, "partition cannot be read");
@@ -332,11 +342,15 @@ impl Queue {
 fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>, names: &mut Vec<Arc<str>>) -> Record {
     let mut headers: Vec<(Arc<str>, Option<&[u8]>)> = Vec::new();
     let theirs = message.headers();
-    for (index, theirs) in theirs.iter().flat_map(|theirs| (0..theirs.count()).map(move |index| (index, theirs))) {
+    for (index, theirs) in
+        theirs.iter().flat_map(|theirs| (0..theirs.count()).map(move |index| (index, theirs)))
+    {
         // rdkafka panics on a header name that is not UTF-8, which no well-behaved producer can write.
         match catch_unwind(AssertUnwindSafe(|| theirs.get(index))) {
             Ok(header) => headers.push((intern(names, header.key), header.value)),
-            Err(_) => warn!(%topic, offset = message.offset(), index, "header without a readable name left out"),
+            Err(_) => {
+                warn!(%topic, offset = message.offset(), index, "header without a readable name left out")
+            }
         }
     }
     let size = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
@@ -469,4 +483,3 @@ fn split(consumer: &Consumer, of: &TopicPartition, position: i64) -> Option<Queu
     queue.set_nonempty_callback(move || wake.notify_one());
     Some(Queue { of: of.clone(), position, consumer: consumer.clone(), queue, filled, names: Vec::new() })
 }
-

@@ -68,9 +68,7 @@ pub struct Malformed {
 
 /// Is this the name of one of our headers, in any spelling, of this release or another?
 pub fn is_ours(name: &str) -> bool {
-    name.as_bytes()
-        .get(..7)
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"arauto-"))
+    name.as_bytes().get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"arauto-"))
 }
 
 impl Envelope {
@@ -116,20 +114,11 @@ impl Envelope {
         put(Field::Replays, text(&self.replays.to_string()));
         let optional = [
             (Field::Key, self.key.clone()),
-            (
-                Field::FirstAttempt,
-                self.first_attempt.map(|at| text(&at.to_string())),
-            ),
+            (Field::FirstAttempt, self.first_attempt.map(|at| text(&at.to_string()))),
             (Field::Status, self.status.map(|status| text(&status.to_string()))),
             (Field::Error, self.error.as_deref().map(|error| text(cut(error)))),
-            (
-                Field::UnknownSince,
-                self.unknown_since.map(|at| text(&at.to_string())),
-            ),
-            (
-                Field::Parks,
-                (self.parks > 0).then(|| text(&self.parks.to_string())),
-            ),
+            (Field::UnknownSince, self.unknown_since.map(|at| text(&at.to_string()))),
+            (Field::Parks, (self.parks > 0).then(|| text(&self.parks.to_string()))),
             (Field::Uncharged, (self.uncharged > 0).then(|| text(&self.uncharged.to_string()))),
         ];
         for (field, value) in optional {
@@ -158,21 +147,13 @@ impl Envelope {
             due: fields.number(Field::Due)?,
             reason: fields.reason()?,
             status: fields.number_if_any(Field::Status)?,
-            error: fields
-                .get(Field::Error)
-                .map(|error| cut(&String::from_utf8_lossy(error)).to_owned()),
+            error: fields.get(Field::Error).map(|error| cut(&String::from_utf8_lossy(error)).to_owned()),
             replays: fields.number_if_any(Field::Replays)?.unwrap_or(0),
             unknown_since: fields.number_if_any(Field::UnknownSince)?,
             parks: fields.number_if_any(Field::Parks)?.unwrap_or(0),
             uncharged: fields.number_if_any(Field::Uncharged)?.unwrap_or(0),
         };
-        let original = record
-            .headers
-            .0
-            .iter()
-            .filter(|(name, _)| !is_ours(name))
-            .cloned()
-            .collect();
+        let original = record.headers.0.iter().filter(|(name, _)| !is_ours(name)).cloned().collect();
         Ok((envelope, Headers(original)))
     }
 
@@ -185,12 +166,7 @@ impl Envelope {
     /// written without value and original headers.
     #[must_use]
     pub fn coordinates_only(&self) -> Self {
-        Self {
-            key: None,
-            error: None,
-            reason: Reason::TooLarge,
-            ..self.clone()
-        }
+        Self { key: None, error: None, reason: Reason::TooLarge, ..self.clone() }
     }
 }
 
@@ -296,18 +272,11 @@ impl<'a> Fields<'a> {
 
     fn text(&self, field: Field, problem: &'static str, ok: fn(&str) -> bool) -> Result<Arc<str>, Malformed> {
         let text = self.text_if_any(field)?.ok_or(malformed(field, "is missing"))?;
-        if ok(text) {
-            Ok(Arc::from(text))
-        } else {
-            Err(malformed(field, problem))
-        }
+        if ok(text) { Ok(Arc::from(text)) } else { Err(malformed(field, problem)) }
     }
 
     fn number_if_any<N: std::str::FromStr>(&self, field: Field) -> Result<Option<N>, Malformed> {
-        let number = |text: &str| {
-            text.parse()
-                .map_err(|_| malformed(field, "is not a number in range"))
-        };
+        let number = |text: &str| text.parse().map_err(|_| malformed(field, "is not a number in range"));
         self.text_if_any(field)?.map(number).transpose()
     }
 
@@ -316,9 +285,7 @@ impl<'a> Fields<'a> {
     }
 
     fn reason(&self) -> Result<Reason, Malformed> {
-        let word = self
-            .text_if_any(Field::Reason)?
-            .ok_or(malformed(Field::Reason, "is missing"))?;
+        let word = self.text_if_any(Field::Reason)?.ok_or(malformed(Field::Reason, "is missing"))?;
         let known = Reason::ALL.into_iter().find(|reason| reason.as_str() == word);
         known.ok_or(malformed(Field::Reason, "is not a known reason"))
     }
@@ -336,14 +303,13 @@ pub fn foreign(record: &Record, why: &str) -> Headers {
         (Field::Error, cut(why).to_owned()),
     ];
     let original = record.headers.0.iter().filter(|(name, _)| !is_ours(name)).cloned();
-    Headers(original.chain(ours.into_iter().map(|(field, value)| (field.name(), Some(text(&value))))).collect())
+    Headers(
+        original.chain(ours.into_iter().map(|(field, value)| (field.name(), Some(text(&value))))).collect(),
+    )
 }
 
 fn malformed(field: Field, problem: &'static str) -> Malformed {
-    Malformed {
-        header: field.as_str(),
-        problem,
-    }
+    Malformed { header: field.as_str(), problem }
 }
 
 fn is_endpoint(name: &str) -> bool {
@@ -382,6 +348,7 @@ mod tests {
             replays: 4,
             unknown_since: Some(5),
             parks: 6,
+            uncharged: 1,
         }
     }
 
@@ -395,41 +362,25 @@ mod tests {
             unknown_since,
             replays: 0,
             parks: 0,
+            uncharged: 0,
             ..full()
         }
     }
 
     fn original() -> Headers {
         let value = |value: &'static [u8]| Some(Bytes::from_static(value));
-        let headers = [
-            ("a", value(b"\xff\x00")),
-            ("b", None),
-            ("a", value(b"")),
-            ("", value(b"x")),
-        ];
+        let headers = [("a", value(b"\xff\x00")), ("b", None), ("a", value(b"")), ("", value(b"x"))];
         Headers(headers.map(|(name, value)| (Arc::from(name), value)).into())
     }
 
     fn record(headers: Headers) -> Record {
         let topic = "arauto.retry.5s".into();
-        Record {
-            topic,
-            partition: 0,
-            offset: 0,
-            timestamp: 0,
-            key: None,
-            value: None,
-            headers,
-        }
+        Record { topic, partition: 0, offset: 0, timestamp: 0, key: None, value: None, headers }
     }
 
     fn check(envelope: &Envelope, original: &Headers) {
         let written = envelope.write(original);
-        assert_eq!(
-            written.0[..original.0.len()],
-            original.0,
-            "original headers come first, untouched"
-        );
+        assert_eq!(written.0[..original.0.len()], original.0, "original headers come first, untouched");
         let read = Envelope::read(&record(written));
         assert_eq!(read, Ok((envelope.clone(), original.clone())));
     }
@@ -439,20 +390,8 @@ mod tests {
         check(&full(), &original());
         check(&full(), &Headers::default());
         check(&bare(), &original());
-        check(
-            &Envelope {
-                key: Some(Bytes::new()),
-                ..bare()
-            },
-            &original(),
-        );
-        check(
-            &Envelope {
-                endpoint: registry::hash_name(7).into(),
-                ..bare()
-            },
-            &original(),
-        );
+        check(&Envelope { key: Some(Bytes::new()), ..bare() }, &original());
+        check(&Envelope { endpoint: registry::hash_name(7).into(), ..bare() }, &original());
         check(&full().coordinates_only(), &Headers::default());
         for reason in Reason::ALL {
             check(&Envelope { reason, ..full() }, &original());
@@ -462,11 +401,8 @@ mod tests {
     #[test]
     fn names_and_values_are_the_contract() {
         let written = full().write(&Headers::default());
-        let mut lines: Vec<String> = written
-            .0
-            .iter()
-            .map(|(n, v)| format!("{n}={}", v.as_ref().unwrap().escape_ascii()))
-            .collect();
+        let mut lines: Vec<String> =
+            written.0.iter().map(|(n, v)| format!("{n}={}", v.as_ref().unwrap().escape_ascii())).collect();
         lines.sort();
         let want = [
             "arauto-attempts=2",
@@ -478,6 +414,7 @@ mod tests {
             "arauto-id=msg_1",
             r"arauto-key=\x00\xff",
             "arauto-parks=6",
+            "arauto-uncharged=1",
             "arauto-reason=status",
             "arauto-replays=4",
             "arauto-source-offset=9223372036854775807",
@@ -488,18 +425,9 @@ mod tests {
             "arauto-unknown-since=5",
         ];
         assert_eq!(lines, want);
-        let absent = [
-            "arauto-key",
-            "arauto-status",
-            "arauto-error",
-            "arauto-first-attempt",
-            "arauto-parks",
-        ];
+        let absent = ["arauto-key", "arauto-status", "arauto-error", "arauto-first-attempt", "arauto-parks"];
         let bare = bare().write(&Headers::default());
-        assert!(
-            bare.0.iter().all(|(name, _)| !absent.contains(&&**name)),
-            "{bare:?}"
-        );
+        assert!(bare.0.iter().all(|(name, _)| !absent.contains(&&**name)), "{bare:?}");
     }
 
     #[test]
@@ -513,21 +441,12 @@ mod tests {
 
     #[test]
     fn the_error_is_cut_between_characters() {
-        let long = Envelope {
-            error: Some(format!("x{}", "ü".repeat(400))),
-            ..full()
-        };
+        let long = Envelope { error: Some(format!("x{}", "ü".repeat(400))), ..full() };
         let (read, _) = Envelope::read(&record(long.write(&original()))).unwrap();
         assert_eq!(read.error.unwrap(), format!("x{}", "ü".repeat(255)));
         let mut shed = full();
         shed.shed_error();
-        assert_eq!(
-            shed,
-            Envelope {
-                error: None,
-                ..full()
-            }
-        );
+        assert_eq!(shed, Envelope { error: None, ..full() });
     }
 
     fn check_malformed(header: &str, value: Option<&'static [u8]>, want: &str) {
@@ -541,45 +460,14 @@ mod tests {
     fn junk_is_named() {
         check_malformed("arauto-id", None, "header arauto-id is missing");
         check_malformed("arauto-id", Some(b"a.b"), "header arauto-id is not a webhook id");
-        check_malformed(
-            "arauto-endpoint",
-            Some(b"\xff"),
-            "header arauto-endpoint is not UTF-8",
-        );
-        check_malformed(
-            "arauto-endpoint",
-            Some(b"#12"),
-            "header arauto-endpoint is not an endpoint id",
-        );
-        check_malformed(
-            "arauto-source-topic",
-            Some(b""),
-            "header arauto-source-topic is not a topic",
-        );
-        check_malformed(
-            "arauto-attempts",
-            Some(b"-1"),
-            "header arauto-attempts is not a number in range",
-        );
-        check_malformed(
-            "arauto-status",
-            Some(b"99999"),
-            "header arauto-status is not a number in range",
-        );
-        check_malformed(
-            "arauto-due",
-            Some(b""),
-            "header arauto-due is not a number in range",
-        );
-        check_malformed(
-            "arauto-reason",
-            Some(b"reset"),
-            "header arauto-reason is not a known reason",
-        );
-        assert_eq!(
-            Envelope::read(&record(Headers::default())).unwrap_err().header,
-            "arauto-id"
-        );
+        check_malformed("arauto-endpoint", Some(b"\xff"), "header arauto-endpoint is not UTF-8");
+        check_malformed("arauto-endpoint", Some(b"#12"), "header arauto-endpoint is not an endpoint id");
+        check_malformed("arauto-source-topic", Some(b""), "header arauto-source-topic is not a topic");
+        check_malformed("arauto-attempts", Some(b"-1"), "header arauto-attempts is not a number in range");
+        check_malformed("arauto-status", Some(b"99999"), "header arauto-status is not a number in range");
+        check_malformed("arauto-due", Some(b""), "header arauto-due is not a number in range");
+        check_malformed("arauto-reason", Some(b"reset"), "header arauto-reason is not a known reason");
+        assert_eq!(Envelope::read(&record(Headers::default())).unwrap_err().header, "arauto-id");
     }
 
     #[test]

@@ -2,11 +2,7 @@
 //!
 //! Every call blocks its thread; none of them joins the group or moves an offset of a running one.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
@@ -14,11 +10,11 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::config::settings::Kafka;
 use super::{
-    consumer::{Error, TopicPartition, committed},
     Context, client_config,
+    consumer::{Error, TopicPartition, committed},
 };
+use crate::config::settings::Kafka;
 
 /// Longest wait of one look-up; whoever needs the answer asks again.
 const LOOK_UP: Duration = Duration::from_secs(10);

@@ -89,11 +89,7 @@ pub struct Inspection {
 impl Inspection {
     /// Needed topics that do not exist.
     pub fn missing(&self) -> Vec<Topic> {
-        self.needed
-            .iter()
-            .filter(|topic| !self.found.contains_key(&topic.name))
-            .cloned()
-            .collect()
+        self.needed.iter().filter(|topic| !self.found.contains_key(&topic.name)).cloned().collect()
     }
 
     /// Delays of all existing retry tiers, configured or not, by topic.
@@ -156,9 +152,7 @@ pub fn parse_tier(prefix: &str, topic: &str) -> Option<Duration> {
 
 /// Is it one of our own, which is never read as a source?
 pub fn is_own(prefix: &str, topic: &str) -> bool {
-    topic
-        .strip_prefix(prefix)
-        .is_some_and(|rest| rest.starts_with('.'))
+    topic.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// What is needed: the configured tiers and `0s`, tiers that exist besides, the dead-letter and the state topic.
@@ -168,12 +162,8 @@ pub fn needed<'a>(
     existing: impl IntoIterator<Item = &'a str>,
 ) -> Vec<Topic> {
     let max_message = (largest_source_message + HEADER_ROOM).to_string();
-    let topic = |name, partitions, config| Topic {
-        name,
-        partitions,
-        replication: topics.replication,
-        config,
-    };
+    let topic =
+        |name, partitions, config| Topic { name, partitions, replication: topics.replication, config };
     let tier = |name, delay: Duration| {
         let config = vec![
             ("cleanup.policy", "delete".to_owned()),
@@ -191,9 +181,7 @@ pub fn needed<'a>(
     }
     for name in existing {
         if let Some(delay) = parse_tier(&topics.prefix, name) {
-            tiers
-                .entry((delay, name.to_owned()))
-                .or_insert_with(|| tier(name.to_owned(), delay));
+            tiers.entry((delay, name.to_owned())).or_insert_with(|| tier(name.to_owned(), delay));
         }
     }
     let dead = vec![
@@ -217,11 +205,7 @@ pub fn needed<'a>(
 
 /// What is not as it should be in topics that exist.
 pub fn diff(needed: &[Topic], found: &BTreeMap<String, Found>) -> Vec<Finding> {
-    needed
-        .iter()
-        .filter_map(|topic| Some((topic, found.get(&topic.name)?)))
-        .flat_map(diff_topic)
-        .collect()
+    needed.iter().filter_map(|topic| Some((topic, found.get(&topic.name)?))).flat_map(diff_topic).collect()
 }
 
 fn diff_topic((topic, found): (&Topic, &Found)) -> Vec<Finding> {
@@ -243,12 +227,7 @@ fn diff_topic((topic, found): (&Topic, &Found)) -> Vec<Finding> {
         ));
     }
     let Some(config) = &found.config else {
-        findings.push(finding(
-            "config",
-            "unknown".to_owned(),
-            "described".to_owned(),
-            Severity::Unverified,
-        ));
+        findings.push(finding("config", "unknown".to_owned(), "described".to_owned(), Severity::Unverified));
         return findings;
     };
     for (key, wanted) in &topic.config {
@@ -317,27 +296,15 @@ mod tests {
             ("arauto2.retry.5s", None),
             ("my.arauto.retry.5s", None),
         ] {
-            assert_eq!(
-                parse_tier("arauto", topic),
-                expected.map(Duration::from_secs),
-                "{topic}"
-            );
+            assert_eq!(parse_tier("arauto", topic), expected.map(Duration::from_secs), "{topic}");
         }
         assert!(is_own("arauto", "arauto.state"));
         assert!(!is_own("arauto", "arauto-orders"));
     }
 
     fn topic(name: &str, config: &[(&'static str, &str)]) -> Topic {
-        let config = config
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned()))
-            .collect();
-        Topic {
-            name: name.to_owned(),
-            partitions: 6,
-            replication: -1,
-            config,
-        }
+        let config = config.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        Topic { name: name.to_owned(), partitions: 6, replication: -1, config }
     }
 
     #[test]
@@ -351,22 +318,11 @@ mod tests {
             replication: -1,
             create: true,
         };
-        let existing = [
-            "hooks.retry.5s",
-            "hooks.retry.30s",
-            "hooks.retry.60s",
-            "hooks.dead",
-            "hooks.notes",
-        ];
+        let existing = ["hooks.retry.5s", "hooks.retry.30s", "hooks.retry.60s", "hooks.dead", "hooks.notes"];
         let needed = needed(&topics, 2_000_000, existing);
         let names: Vec<&str> = needed.iter().map(|topic| topic.name.as_str()).collect();
-        let tiers = [
-            "hooks.retry.0s",
-            "hooks.retry.5s",
-            "hooks.retry.30s",
-            "hooks.retry.1m",
-            "hooks.retry.60s",
-        ];
+        let tiers =
+            ["hooks.retry.0s", "hooks.retry.5s", "hooks.retry.30s", "hooks.retry.1m", "hooks.retry.60s"];
         assert_eq!(names, [&tiers[..], &["hooks.dead", "hooks.state"]].concat());
         let tier = topic(
             "hooks.retry.5s",
@@ -380,28 +336,14 @@ mod tests {
         );
         assert_eq!(needed[1], tier);
         assert_eq!(needed[6].partitions, 1);
-        assert!(
-            needed[6]
-                .config
-                .contains(&("cleanup.policy", "compact".to_owned()))
-        );
+        assert!(needed[6].config.contains(&("cleanup.policy", "compact".to_owned())));
     }
 
     fn check(key: &'static str, wanted: &str, found: &str, expected: Option<Severity>) {
         let config = Some(BTreeMap::from([(key.to_owned(), found.to_owned())]));
-        let found = BTreeMap::from([(
-            "t".to_owned(),
-            Found {
-                partitions: 6,
-                config,
-            },
-        )]);
+        let found = BTreeMap::from([("t".to_owned(), Found { partitions: 6, config })]);
         let findings = diff(&[topic("t", &[(key, wanted)])], &found);
-        assert_eq!(
-            findings.first().map(|finding| finding.severity),
-            expected,
-            "{key}: {wanted} {found:?}"
-        );
+        assert_eq!(findings.first().map(|finding| finding.severity), expected, "{key}: {wanted} {found:?}");
         assert_eq!(findings.len(), usize::from(expected.is_some()));
     }
 
@@ -418,12 +360,7 @@ mod tests {
         check("max.message.bytes", "1000", "999", Some(Difference));
         check("max.message.bytes", "1000", "-1", Some(Difference));
         check("message.timestamp.type", "LogAppendTime", "LogAppendTime", None);
-        check(
-            "message.timestamp.type",
-            "LogAppendTime",
-            "CreateTime",
-            Some(Error),
-        );
+        check("message.timestamp.type", "LogAppendTime", "CreateTime", Some(Error));
         check("cleanup.policy", "compact", "delete", Some(Error));
         check("cleanup.policy", "delete", "compact,delete", Some(Error));
         check("segment.ms", "3600000", "604800000", Some(Note));
@@ -432,34 +369,17 @@ mod tests {
     #[test]
     fn what_cannot_be_verified_is_no_difference() {
         let needed = [topic("t", &[("retention.ms", "1000")]), topic("absent", &[])];
-        let found = BTreeMap::from([(
-            "t".to_owned(),
-            Found {
-                partitions: 3,
-                config: None,
-            },
-        )]);
-        let severities: Vec<Severity> = diff(&needed, &found)
-            .iter()
-            .map(|finding| finding.severity)
-            .collect();
+        let found = BTreeMap::from([("t".to_owned(), Found { partitions: 3, config: None })]);
+        let severities: Vec<Severity> =
+            diff(&needed, &found).iter().map(|finding| finding.severity).collect();
         assert_eq!(severities, [Severity::Note, Severity::Unverified]);
     }
 
     #[test]
     fn the_state_topic_has_one_partition() {
-        let needed = [Topic {
-            partitions: 1,
-            ..topic("arauto.state", &[])
-        }];
+        let needed = [Topic { partitions: 1, ..topic("arauto.state", &[]) }];
         let found = |partitions| {
-            BTreeMap::from([(
-                "arauto.state".to_owned(),
-                Found {
-                    partitions,
-                    config: Some(BTreeMap::new()),
-                },
-            )])
+            BTreeMap::from([("arauto.state".to_owned(), Found { partitions, config: Some(BTreeMap::new()) })])
         };
         assert_eq!(diff(&needed, &found(1)), []);
         assert_eq!(diff(&needed, &found(6))[0].severity, Severity::Error);

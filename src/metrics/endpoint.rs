@@ -40,14 +40,8 @@ pub enum Park {
 }
 
 impl Park {
-    const ALL: [Self; 6] = [
-        Self::Throttled,
-        Self::Breaker,
-        Self::Paused,
-        Self::Shutdown,
-        Self::Full,
-        Self::UnknownEndpoint,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Throttled, Self::Breaker, Self::Paused, Self::Shutdown, Self::Full, Self::UnknownEndpoint];
 
     /// The same as a reason, for the record's header.
     pub fn reason(self) -> Reason {
@@ -118,11 +112,8 @@ impl Endpoint {
     /// An attempt was made.
     pub fn attempt(&self, result: AttemptResult, duration: Duration) {
         let index = result_index(result);
-        let counter = self.attempts[index].get_or_init(|| {
-            self.families
-                .attempts
-                .with_label_values(&[self.label.as_str(), RESULTS[index]])
-        });
+        let counter = self.attempts[index]
+            .get_or_init(|| self.families.attempts.with_label_values(&[self.label.as_str(), RESULTS[index]]));
         counter.inc();
         self.attempt_duration.observe(duration.as_secs_f64());
     }
@@ -138,8 +129,7 @@ impl Endpoint {
     /// A delivery ended: its dead letter is written.
     pub fn dead(&self, reason: Reason) {
         self.dead_outcome.inc();
-        self.of_reason(&self.families.dead, &self.dead[reason as usize], reason.as_str())
-            .inc();
+        self.of_reason(&self.families.dead, &self.dead[reason as usize], reason.as_str()).inc();
     }
 
     /// A delivery ended without a dead letter (`on_removed = "drop"`).
@@ -149,22 +139,12 @@ impl Endpoint {
 
     /// An attempt failed and will be made again.
     pub fn retried(&self, reason: Reason) {
-        self.of_reason(
-            &self.families.retries,
-            &self.retries[reason as usize],
-            reason.as_str(),
-        )
-        .inc();
+        self.of_reason(&self.families.retries, &self.retries[reason as usize], reason.as_str()).inc();
     }
 
     /// A delivery went to a retry topic without an attempt.
     pub fn parked(&self, why: Park) {
-        self.of_reason(
-            &self.families.parked,
-            &self.parked[why as usize],
-            why.reason().as_str(),
-        )
-        .inc();
+        self.of_reason(&self.families.parked, &self.parked[why as usize], why.reason().as_str()).inc();
     }
 
     /// A delivery had to wait for the rate limiter.
@@ -279,10 +259,7 @@ impl Endpoints {
             }
         }
         if sharing > 0 {
-            families
-                .endpoint_enabled
-                .with_label_values(&[OTHER])
-                .set(sharing_enabled);
+            families.endpoint_enabled.with_label_values(&[OTHER]).set(sharing_enabled);
         } else {
             forget(&families.endpoint_enabled, &[OTHER]);
         }
@@ -300,10 +277,7 @@ impl Endpoints {
     /// Takes away the series of endpoints that are configured no more and whose handle nobody else holds.
     pub(super) fn sweep(&mut self, families: &Families) {
         self.slots.retain(|id, slot| {
-            let held = slot
-                .handle
-                .as_ref()
-                .is_some_and(|handle| Arc::strong_count(handle) > 1);
+            let held = slot.handle.as_ref().is_some_and(|handle| Arc::strong_count(handle) > 1);
             let keep = slot.configured || held;
             if !keep {
                 families.end(id);
@@ -313,9 +287,8 @@ impl Endpoints {
     }
 }
 
-pub(super) const RESULTS: [&str; 11] = [
-    "2xx", "3xx", "4xx", "5xx", "429", "timeout", "connect", "tls", "dns", "reset", "blocked",
-];
+pub(super) const RESULTS: [&str; 11] =
+    ["2xx", "3xx", "4xx", "5xx", "429", "timeout", "connect", "tls", "dns", "reset", "blocked"];
 
 /// The place of a result in [`RESULTS`]. Statuses outside 200 to 499 are `5xx`: the set has no other name for them.
 fn result_index(result: AttemptResult) -> usize {
@@ -369,10 +342,7 @@ mod tests {
         let reasons = Reason::ALL.map(Reason::as_str);
         for set in [&RESULTS[..], &super::super::OUTCOMES[..], &reasons[..]] {
             for one in set {
-                assert!(
-                    !set.iter().any(|other| other != one && other.ends_with(one)),
-                    "{one}"
-                );
+                assert!(!set.iter().any(|other| other != one && other.ends_with(one)), "{one}");
             }
         }
     }
@@ -395,14 +365,9 @@ mod tests {
         let text = metrics.render();
         let sum = |name: &str| -> u64 {
             let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
-            lines
-                .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
-                .sum()
+            lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
         };
-        assert_eq!(
-            sum("arauto_deliveries_opened_total"),
-            sum("arauto_deliveries_total") + 2
-        );
+        assert_eq!(sum("arauto_deliveries_opened_total"), sum("arauto_deliveries_total") + 2);
         assert_eq!(sum("arauto_dead_total"), 1);
         assert!(text.contains("arauto_delivery_latency_seconds_bucket{endpoint=\"crm\",le=\"0.05\"} 1"));
         assert!(text.contains("arauto_parked_total{endpoint=\"crm\",reason=\"full\"} 1"));
@@ -416,9 +381,7 @@ mod tests {
         metrics.endpoint(OTHER).dropped();
         metrics.set_endpoints([]);
         assert!(
-            metrics
-                .render()
-                .contains(r#"arauto_deliveries_total{endpoint="_other",outcome="dropped"} 2"#)
+            metrics.render().contains(r#"arauto_deliveries_total{endpoint="_other",outcome="dropped"} 2"#)
         );
     }
 }

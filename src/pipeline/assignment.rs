@@ -99,11 +99,17 @@ impl Shared {
             delivery.ticket.hand_back();
         }
         if fresh.is_none() && self.reopened_too_often() {
-            self.tasks.fail(anyhow::anyhow!("tickets were lost {REOPENINGS} times within a minute, this is a bug"));
+            self.tasks
+                .fail(anyhow::anyhow!("tickets were lost {REOPENINGS} times within a minute, this is a bug"));
             return None;
         }
         let begun = old.begun.load(Ordering::Acquire);
-        Some(self.life((Arc::clone(&old.topic), old.id), old.tier, Start { position, begun }, old.stop.clone()))
+        Some(self.life(
+            (Arc::clone(&old.topic), old.id),
+            old.tier,
+            Start { position, begun },
+            old.stop.clone(),
+        ))
     }
 
     fn life(
@@ -147,7 +153,13 @@ pub struct Assignment {
 
 impl Assignment {
     /// Nothing is assigned yet. `drain` bounds the wait for attempts under way.
-    pub fn new(shared: Arc<Shared>, prefix: String, drain: Duration, runtime: Handle, health: Health) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        prefix: String,
+        drain: Duration,
+        runtime: Handle,
+        health: Health,
+    ) -> Self {
         Self {
             shared,
             prefix,
@@ -206,7 +218,11 @@ impl Assignment {
         let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let committed = consumer.is_some_and(|consumer| {
             // At least one try, however long the drain took.
-            self.shared.committer.commit_finally(&consumer, partitions, deadline.max(Instant::now() + Duration::from_secs(1)))
+            self.shared.committer.commit_finally(
+                &consumer,
+                partitions,
+                deadline.max(Instant::now() + Duration::from_secs(1)),
+            )
         });
         if !committed {
             warn!("the last commit did not get through, deliveries may be repeated");
@@ -253,7 +269,11 @@ impl Assignment {
     fn lost(&self, partitions: &[TopicPartition]) {
         for life in self.stop_intake(partitions) {
             life.fence();
-            self.shared.lanes.take_back(life.epoch).into_iter().for_each(|delivery| delivery.ticket.hand_back());
+            self.shared
+                .lanes
+                .take_back(life.epoch)
+                .into_iter()
+                .for_each(|delivery| delivery.ticket.hand_back());
         }
         self.forget(partitions);
     }
@@ -279,9 +299,15 @@ impl Rebalance for Assignment {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         for queue in queues {
             let of = queue.of.clone();
-            let start = starts.remove(&of).unwrap_or(Start { position: Position::at(queue.position), begun: false });
+            let start =
+                starts.remove(&of).unwrap_or(Start { position: Position::at(queue.position), begun: false });
             let tier = parse_tier(&self.prefix, &of.topic);
-            let life = self.shared.life((Arc::clone(&of.topic), of.partition), tier, start, CancellationToken::new());
+            let life = self.shared.life(
+                (Arc::clone(&of.topic), of.partition),
+                tier,
+                start,
+                CancellationToken::new(),
+            );
             self.shared.metrics.add_partition(&of.topic, of.partition);
             let source = Source::new(Arc::clone(&self.shared), queue, life);
             let _runtime = self.runtime.enter();

@@ -23,6 +23,9 @@ use crate::{
 /// Between tries of a commit that was refused as stale; heart-beats bring the new epoch meanwhile.
 const STALE_BACKOFF: Duration = Duration::from_millis(50);
 
+/// A partition's next offset and the metadata beside it.
+type Offset = (TopicPartition, i64, String);
+
 /// The partitions that are ours, and their commits.
 pub struct Committer {
     partitions: Mutex<HashMap<TopicPartition, Arc<Partition>>>,
@@ -55,7 +58,13 @@ impl Committer {
     }
 
     /// Commits every interval while there is something new.
-    pub async fn run(self: Arc<Self>, consumer: Consumer, interval: Duration, tasks: Tasks, stop: CancellationToken) {
+    pub async fn run(
+        self: Arc<Self>,
+        consumer: Consumer,
+        interval: Duration,
+        tasks: Tasks,
+        stop: CancellationToken,
+    ) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -111,7 +120,7 @@ impl Committer {
         true
     }
 
-    fn due(&self, only: Option<&[TopicPartition]>) -> (Vec<(TopicPartition, i64, String)>, Vec<Arc<Partition>>) {
+    fn due(&self, only: Option<&[TopicPartition]>) -> (Vec<Offset>, Vec<Arc<Partition>>) {
         let partitions = self.lock();
         let wanted = |of: &TopicPartition| only.is_none_or(|only| only.contains(of));
         partitions

@@ -50,20 +50,13 @@ impl Decoder {
         let mut sources = |list: &[FactSource]| list.iter().map(|s| source(s, &mut pointers)).collect();
         let (event_type, tenant) = (sources(&events.event_type), sources(&events.tenant));
         let own_id = |from: &IdSource| match from {
-            IdSource::CloudEvents => OwnId::CloudEvents {
-                source: pointers.add("/source"),
-                id: pointers.add("/id"),
-            },
+            IdSource::CloudEvents => {
+                OwnId::CloudEvents { source: pointers.add("/source"), id: pointers.add("/id") }
+            }
             IdSource::Fact(fact) => OwnId::Fact(source(fact, &mut pointers)),
         };
         let id = events.id.iter().map(own_id).collect();
-        Self {
-            event_type,
-            tenant,
-            id,
-            pointers,
-            namespace,
-        }
+        Self { event_type, tenant, id, pointers, namespace }
     }
 
     /// The event of a record of a source topic. Its `arauto-*` headers mean nothing there (anyone can write
@@ -71,9 +64,7 @@ impl Decoder {
     pub fn decode(&self, mut record: Record) -> Event {
         record.headers.0.retain(|(name, _)| !headers::is_ours(name));
         let mut facts = Facts::of(self, &record.headers, record.value.as_ref());
-        let event_type = facts
-            .first(&self.event_type)
-            .unwrap_or_else(|| Arc::clone(&record.topic));
+        let event_type = facts.first(&self.event_type).unwrap_or_else(|| Arc::clone(&record.topic));
         let tenant = facts.first(&self.tenant);
         let id = facts.own_id().unwrap_or_else(|| {
             id::of_coordinates(
@@ -102,9 +93,7 @@ impl Decoder {
     /// facts decoded again from its original headers and value.
     pub fn restore(&self, envelope: &Envelope, original: Headers, value: Option<Bytes>) -> Event {
         let mut facts = Facts::of(self, &original, value.as_ref());
-        let event_type = facts
-            .first(&self.event_type)
-            .unwrap_or_else(|| Arc::clone(&envelope.source_topic));
+        let event_type = facts.first(&self.event_type).unwrap_or_else(|| Arc::clone(&envelope.source_topic));
         let tenant = facts.first(&self.tenant);
         Event {
             topic: Arc::clone(&envelope.source_topic),
@@ -143,12 +132,7 @@ struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     fn of(decoder: &'a Decoder, headers: &'a Headers, value: Option<&'a Bytes>) -> Self {
-        Self {
-            decoder,
-            headers,
-            value,
-            json: None,
-        }
+        Self { decoder, headers, value, json: None }
     }
 
     fn first(&mut self, sources: &[Source]) -> Option<Arc<str>> {
@@ -164,9 +148,7 @@ impl<'a> Facts<'a> {
 
     /// Empty counts as not there: as an id it would make all events one, as a type or tenant it names nothing.
     fn header(&self, name: &str) -> Option<&'a str> {
-        self.headers
-            .text_ignore_case(name)
-            .filter(|text| !text.is_empty())
+        self.headers.text_ignore_case(name).filter(|text| !text.is_empty())
     }
 
     fn json(&mut self, slot: usize) -> Option<Cow<'a, str>> {
@@ -219,23 +201,12 @@ mod tests {
     fn decoder(id: Vec<IdSource>) -> Decoder {
         let event_type = vec![header("ce_type"), json("/type")];
         let tenant = vec![header("tenant"), json("/account/id")];
-        Decoder::new(
-            &Events {
-                event_type,
-                id,
-                namespace: None,
-                tenant,
-            },
-            "prod".into(),
-        )
+        Decoder::new(&Events { event_type, id, namespace: None, tenant }, "prod".into())
     }
 
     fn record(headers: &[(&str, Option<&str>)], value: Option<&[u8]>) -> Record {
         let header = |(name, value): &(&str, Option<&str>)| {
-            (
-                Arc::from(*name),
-                value.map(|v| Bytes::copy_from_slice(v.as_bytes())),
-            )
+            (Arc::from(*name), value.map(|v| Bytes::copy_from_slice(v.as_bytes())))
         };
         Record {
             topic: "pagamentos.v2".into(),
@@ -250,11 +221,7 @@ mod tests {
 
     fn check(headers: &[(&str, Option<&str>)], value: Option<&[u8]>, want: (&str, Option<&str>)) {
         let event = decoder(vec![IdSource::CloudEvents]).decode(record(headers, value));
-        assert_eq!(
-            (&*event.event_type, event.tenant.as_deref()),
-            want,
-            "{headers:?}, {value:?}"
-        );
+        assert_eq!((&*event.event_type, event.tenant.as_deref()), want, "{headers:?}, {value:?}");
     }
 
     #[test]
@@ -263,59 +230,26 @@ mod tests {
         check(&[], None, ("pagamentos.v2", None));
         check(&[], Some(b""), ("pagamentos.v2", None));
         check(&[], Some(body), ("a/b", Some("17")));
-        check(
-            &[("CE_Type", Some("x")), ("Tenant", Some("acme"))],
-            Some(body),
-            ("x", Some("acme")),
-        );
-        check(
-            &[("ce_type", Some("")), ("tenant", None)],
-            Some(body),
-            ("a/b", Some("17")),
-        );
-        check(
-            &[("ce_type", Some("x")), ("ce_type", Some("y"))],
-            None,
-            ("y", None),
-        );
-        check(
-            &[],
-            Some(br#"{"type": null, "account": {"id": ["x"]}}"#),
-            ("pagamentos.v2", None),
-        );
-        check(
-            &[],
-            Some(br#"{"type": true, "account": {"id": -1.50}}"#),
-            ("true", Some("-1.50")),
-        );
+        check(&[("CE_Type", Some("x")), ("Tenant", Some("acme"))], Some(body), ("x", Some("acme")));
+        check(&[("ce_type", Some("")), ("tenant", None)], Some(body), ("a/b", Some("17")));
+        check(&[("ce_type", Some("x")), ("ce_type", Some("y"))], None, ("y", None));
+        check(&[], Some(br#"{"type": null, "account": {"id": ["x"]}}"#), ("pagamentos.v2", None));
+        check(&[], Some(br#"{"type": true, "account": {"id": -1.50}}"#), ("true", Some("-1.50")));
         check(&[], Some(b"{\"type\": \"x\"} junk"), ("pagamentos.v2", None));
         check(&[], Some(b"\xff\x00"), ("pagamentos.v2", None));
     }
 
     #[test]
     fn our_headers_mean_nothing_on_a_source_topic() {
-        let sent = record(
-            &[
-                ("Arauto-Id", Some("x")),
-                ("a", None),
-                ("arauto-", None),
-                ("arauto", None),
-            ],
-            None,
-        );
+        let sent =
+            record(&[("Arauto-Id", Some("x")), ("a", None), ("arauto-", None), ("arauto", None)], None);
         let event = decoder(vec![IdSource::Fact(header("arauto-id"))]).decode(sent);
-        assert_eq!(
-            event.headers,
-            record(&[("a", None), ("arauto", None)], None).headers
-        );
+        assert_eq!(event.headers, record(&[("a", None), ("arauto", None)], None).headers);
         assert_eq!(&*event.id, "msg_wy2i66fr4tm5jittiaxwfepg3vmizfwf");
     }
 
     fn check_id(from: &[IdSource], headers: &[(&str, &str)], value: &str, want: &str) {
-        let headers: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| (*name, Some(*value)))
-            .collect();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, Some(*value))).collect();
         let event = decoder(from.to_vec()).decode(record(&headers, Some(value.as_bytes())));
         assert_eq!(&*event.id, want, "{from:?} of {headers:?}, {value}");
     }
@@ -338,18 +272,8 @@ mod tests {
             body,
             SHOP,
         );
-        check_id(
-            &cloudevents,
-            &[("content-type", "application/cloudevents+json")],
-            "{",
-            COORDINATES,
-        );
-        check_id(
-            &cloudevents,
-            &[("content-type", "application/json")],
-            body,
-            COORDINATES,
-        );
+        check_id(&cloudevents, &[("content-type", "application/cloudevents+json")], "{", COORDINATES);
+        check_id(&cloudevents, &[("content-type", "application/json")], body, COORDINATES);
         let facts = [IdSource::Fact(header("x-id")), IdSource::Fact(json("/id"))];
         check_id(&facts, &[("X-ID", "a_B-9")], body, "a_B-9");
         check_id(&facts, &[("x-id", "order 17/β")], body, ORDER);
@@ -363,13 +287,7 @@ mod tests {
         let decoder = decoder(vec![IdSource::CloudEvents]);
         let body: &[u8] = br#"{"type": "paid", "account": {"id": "acme"}}"#;
         let event = decoder.decode(record(&[("b", Some("1"))], Some(body)));
-        let envelope = Envelope::new(
-            &event,
-            "crm".into(),
-            crate::pipeline::outcome::Reason::Status,
-            5,
-            6,
-        );
+        let envelope = Envelope::new(&event, "crm".into(), crate::pipeline::outcome::Reason::Status, 5, 6);
         let restored = decoder.restore(&envelope, event.headers.clone(), event.value.clone());
         assert_eq!(format!("{restored:?}"), format!("{event:?}"));
     }
@@ -378,11 +296,7 @@ mod tests {
     fn deep_json_is_no_danger() {
         let deep = format!("{{\"type\": {}", "[".repeat(1_000_000));
         check(&[], Some(deep.as_bytes()), ("pagamentos.v2", None));
-        let nested = format!(
-            "{{\"account\":{}1{}}}",
-            "{\"id\":".repeat(10_000),
-            "}".repeat(10_000)
-        );
+        let nested = format!("{{\"account\":{}1{}}}", "{\"id\":".repeat(10_000), "}".repeat(10_000));
         check(&[], Some(nested.as_bytes()), ("pagamentos.v2", None));
     }
 }

@@ -162,7 +162,8 @@ impl Lane {
     pub fn take_back(&self, partition: Share) -> Vec<Delivery> {
         let mut state = self.lock();
         let ours = |delivery: &Delivery| delivery.ticket.partition().epoch == partition;
-        let (back, ready): (VecDeque<_>, _) = std::mem::take(&mut state.ready).into_iter().partition(|delivery| ours(delivery));
+        let (back, ready): (VecDeque<_>, _) =
+            std::mem::take(&mut state.ready).into_iter().partition(|delivery| ours(delivery));
         state.ready = ready;
         let mut back = Vec::from(back);
         back.extend(state.waiting.extract_if(.., |_, delivery| ours(delivery)).map(|(_, delivery)| {
@@ -177,7 +178,9 @@ impl Lane {
     pub fn take_all(&self) -> Vec<Delivery> {
         let mut state = self.lock();
         let mut all: Vec<Delivery> = std::mem::take(&mut state.ready).into();
-        all.extend(std::mem::take(&mut state.waiting).into_values().inspect(|_| self.shared.window.end_wait()));
+        all.extend(
+            std::mem::take(&mut state.waiting).into_values().inspect(|_| self.shared.window.end_wait()),
+        );
         self.show(&state);
         all
     }
@@ -221,21 +224,21 @@ impl Lane {
                 self.metrics.endpoint.retried(reason);
                 delivery.due = now() + i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
                 delivery.uncharged += u32::from(!charged);
-                self.try_later(delivery, after, reason);
+                self.try_later(*delivery, after, reason);
             }
             Outcome::Dead { reason } => settler.dead(*delivery, reason),
         }
     }
 
     /// A short wait stays in memory where there is room, a longer one goes to a retry topic.
-    fn try_later(self: &Arc<Self>, delivery: Box<Delivery>, after: Duration, reason: Reason) {
+    fn try_later(self: &Arc<Self>, delivery: Delivery, after: Duration, reason: Reason) {
         let may_hold = after <= self.shared.hold && !delivery.must_leave() && self.shared.window.may_wait();
         let mut state = self.lock();
         if may_hold && !state.retired && state.held <= self.shared.share() {
-            return self.enqueue(&mut state, *delivery);
+            return self.enqueue(&mut state, delivery);
         }
         drop(state);
-        self.shared.settler.later(*delivery, reason);
+        self.shared.settler.later(delivery, reason);
     }
 
     fn enqueue(self: &Arc<Self>, state: &mut State, delivery: Delivery) {
@@ -258,7 +261,7 @@ impl Lane {
 
     fn start_worker(self: &Arc<Self>, state: &mut State) {
         let limit = self.runtime.load().endpoint.concurrency;
-        if state.workers < limit && !(state.ready.is_empty() && state.waiting.is_empty()) {
+        if state.workers < limit && state.has_work() {
             state.workers += 1;
             self.shared.tasks.spawn("lane worker", Arc::clone(self).work());
         }
@@ -317,7 +320,7 @@ impl Lane {
             if delivery.throttled {
                 self.metrics.endpoint.throttled();
             }
-            let more = !state.sleeping && !(state.ready.is_empty() && state.waiting.is_empty());
+            let more = !state.sleeping && state.has_work();
             self.metrics.queued.set(state.ready.len());
             return Next::Deliver { delivery: Box::new(delivery), more };
         };
@@ -408,6 +411,10 @@ impl State {
         }
     }
 
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.waiting.is_empty()
+    }
+
     /// Under the same lock as the look that found nothing to do: whoever comes next starts another worker.
     fn stop_worker(&mut self) -> Next {
         self.workers -= 1;
@@ -470,7 +477,8 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let mut state = self.lane.lock();
         state.in_flight -= 1;
-        state.mean_duration = state.mean_duration.mul_f64(1.0 - NEWEST) + self.since.elapsed().mul_f64(NEWEST);
+        state.mean_duration =
+            state.mean_duration.mul_f64(1.0 - NEWEST) + self.since.elapsed().mul_f64(NEWEST);
         self.lane.metrics.in_flight.set(state.in_flight);
     }
 }

@@ -196,14 +196,9 @@ pub fn judge(attempt: &Attempt, policy: &settings::Retry, so_far: &SoFar, jitter
     match attempt.result {
         Status(200..=299) => Outcome::Delivered,
         Status(410) => Outcome::Dead { reason: Reason::Gone },
-        Status(status) if is_final(status, policy) => Outcome::Dead {
-            reason: Reason::Rejected,
-        },
+        Status(status) if is_final(status, policy) => Outcome::Dead { reason: Reason::Rejected },
         Status(status @ (408 | 425 | 429 | 500..=599)) => {
-            match attempt
-                .retry_after
-                .and_then(|hint| hint.wait(so_far.now_ms, policy.max_pause))
-            {
+            match attempt.retry_after.and_then(|hint| hint.wait(so_far.now_ms, policy.max_pause)) {
                 Some(wait) => pause(wait, status, policy, so_far),
                 None => again(Reason::Status),
             }
@@ -215,21 +210,15 @@ pub fn judge(attempt: &Attempt, policy: &settings::Retry, so_far: &SoFar, jitter
         Connect | Reset => again(Reason::Connect),
         Tls => again(Reason::Tls),
         Dns => again(Reason::Dns),
-        Blocked => Outcome::Dead {
-            reason: Reason::BlockedAddress,
-        },
+        Blocked => Outcome::Dead { reason: Reason::BlockedAddress },
     }
 }
 
 /// A failed attempt: the schedule's next step, or the end.
 fn retry(reason: Reason, policy: &settings::Retry, so_far: &SoFar, jitter: f64) -> Outcome {
     match step(policy, so_far) {
-        None => Outcome::Dead {
-            reason: Reason::Exhausted,
-        },
-        Some(_) if so_far.age >= policy.max_age => Outcome::Dead {
-            reason: Reason::Expired,
-        },
+        None => Outcome::Dead { reason: Reason::Exhausted },
+        Some(_) if so_far.age >= policy.max_age => Outcome::Dead { reason: Reason::Expired },
         Some(step) => Outcome::Retry {
             after: lengthen(step, policy.jitter, jitter),
             reason,
@@ -244,21 +233,12 @@ fn pause(wait: Duration, status: u16, policy: &settings::Retry, so_far: &SoFar) 
     // 429 and 503 with a time say "not now", not "this failed".
     let charged = !matches!(status, 429 | 503);
     if charged && step(policy, so_far).is_none() {
-        return Outcome::Dead {
-            reason: Reason::Exhausted,
-        };
+        return Outcome::Dead { reason: Reason::Exhausted };
     }
     if so_far.age >= policy.max_age {
-        return Outcome::Dead {
-            reason: Reason::Expired,
-        };
+        return Outcome::Dead { reason: Reason::Expired };
     }
-    Outcome::Retry {
-        after: wait,
-        reason: Reason::Status,
-        charged,
-        pause_lane: true,
-    }
+    Outcome::Retry { after: wait, reason: Reason::Status, charged, pause_lane: true }
 }
 
 fn step(policy: &settings::Retry, so_far: &SoFar) -> Option<Duration> {
@@ -269,10 +249,7 @@ fn step(policy: &settings::Retry, so_far: &SoFar) -> Option<Duration> {
 /// Is the status in `dead_on`? 408, 425 and 429 mean "later", so `"4xx"` does not cover them; naming them does.
 fn is_final(status: u16, policy: &settings::Retry) -> bool {
     let temporary = matches!(status, 408 | 425 | 429);
-    policy
-        .dead_on
-        .iter()
-        .any(|&(low, high)| (low..=high).contains(&status) && (!temporary || low == high))
+    policy.dead_on.iter().any(|&(low, high)| (low..=high).contains(&status) && (!temporary || low == high))
 }
 
 fn lengthen(wait: Duration, share: f64, jitter: f64) -> Duration {
@@ -298,46 +275,24 @@ mod tests {
     }
 
     fn attempt(result: AttemptResult, retry_after: Option<RetryAfter>) -> Attempt {
-        Attempt {
-            result,
-            retry_after,
-            detail: String::new(),
-            duration: Duration::ZERO,
-        }
+        Attempt { result, retry_after, detail: String::new(), duration: Duration::ZERO }
     }
 
     fn so_far(attempts: u32) -> SoFar {
-        SoFar {
-            attempts,
-            age: Duration::ZERO,
-            now_ms: NOW,
-        }
+        SoFar { attempts, age: Duration::ZERO, now_ms: NOW }
     }
 
     fn check(result: AttemptResult, retry_after: Option<RetryAfter>, attempts: u32, expected: Outcome) {
         let got = judge(&attempt(result, retry_after), &policy(), &so_far(attempts), 0.0);
-        assert_eq!(
-            got, expected,
-            "{result:?} {retry_after:?} after {attempts} attempts"
-        );
+        assert_eq!(got, expected, "{result:?} {retry_after:?} after {attempts} attempts");
     }
 
     fn scheduled(after: Duration, reason: Reason) -> Outcome {
-        Outcome::Retry {
-            after,
-            reason,
-            charged: true,
-            pause_lane: false,
-        }
+        Outcome::Retry { after, reason, charged: true, pause_lane: false }
     }
 
     fn paused(after: Duration, charged: bool) -> Outcome {
-        Outcome::Retry {
-            after,
-            reason: Reason::Status,
-            charged,
-            pause_lane: true,
-        }
+        Outcome::Retry { after, reason: Reason::Status, charged, pause_lane: true }
     }
 
     fn dead(reason: Reason) -> Outcome {
@@ -352,18 +307,8 @@ mod tests {
         }
         check(AttemptResult::Status(410), None, 0, dead(Reason::Gone));
         for status in (0..=199).chain(300..=409).chain(411..=700).chain([u16::MAX]) {
-            check(
-                AttemptResult::Status(status),
-                None,
-                0,
-                scheduled(MINUTE, Reason::Status),
-            );
-            check(
-                AttemptResult::Status(status),
-                None,
-                1,
-                scheduled(5 * MINUTE, Reason::Status),
-            );
+            check(AttemptResult::Status(status), None, 0, scheduled(MINUTE, Reason::Status));
+            check(AttemptResult::Status(status), None, 1, scheduled(5 * MINUTE, Reason::Status));
             check(AttemptResult::Status(status), None, 2, dead(Reason::Exhausted));
         }
     }
@@ -388,35 +333,15 @@ mod tests {
     fn retry_after_pauses_the_lane() {
         let ten = Some(RetryAfter::After(Duration::from_secs(10)));
         for status in [408, 425, 500, 502, 504, 599] {
-            check(
-                AttemptResult::Status(status),
-                ten,
-                0,
-                paused(Duration::from_secs(10), true),
-            );
+            check(AttemptResult::Status(status), ten, 0, paused(Duration::from_secs(10), true));
             check(AttemptResult::Status(status), ten, 2, dead(Reason::Exhausted));
         }
         for status in [429, 503] {
-            check(
-                AttemptResult::Status(status),
-                ten,
-                0,
-                paused(Duration::from_secs(10), false),
-            );
-            check(
-                AttemptResult::Status(status),
-                ten,
-                2,
-                paused(Duration::from_secs(10), false),
-            );
+            check(AttemptResult::Status(status), ten, 0, paused(Duration::from_secs(10), false));
+            check(AttemptResult::Status(status), ten, 2, paused(Duration::from_secs(10), false));
         }
         for status in [301, 400, 404, 499, 600] {
-            check(
-                AttemptResult::Status(status),
-                ten,
-                0,
-                scheduled(MINUTE, Reason::Status),
-            );
+            check(AttemptResult::Status(status), ten, 0, scheduled(MINUTE, Reason::Status));
         }
         check(AttemptResult::Status(200), ten, 0, Outcome::Delivered);
         check(AttemptResult::Status(410), ten, 0, dead(Reason::Gone));
@@ -430,15 +355,9 @@ mod tests {
         let rows = [
             (RetryAfter::After(hour), paused(hour, false)),
             (RetryAfter::After(hour + MINUTE), paused(hour, false)),
-            (
-                RetryAfter::After(Duration::from_secs(u64::MAX)),
-                paused(hour, false),
-            ),
+            (RetryAfter::After(Duration::from_secs(u64::MAX)), paused(hour, false)),
             (RetryAfter::After(Duration::ZERO), plain),
-            (
-                RetryAfter::At(NOW + 2500),
-                paused(Duration::from_millis(2500), false),
-            ),
+            (RetryAfter::At(NOW + 2500), paused(Duration::from_millis(2500), false)),
             (RetryAfter::At(NOW), plain),
             (RetryAfter::At(NOW - 1), plain),
             (RetryAfter::At(i64::MIN), plain),
@@ -452,16 +371,8 @@ mod tests {
     #[test]
     fn dead_on_is_final_but_a_range_spares_what_means_later() {
         let judged = |dead_on: &[(u16, u16)], status| {
-            let policy = settings::Retry {
-                dead_on: dead_on.to_vec(),
-                ..policy()
-            };
-            judge(
-                &attempt(AttemptResult::Status(status), None),
-                &policy,
-                &so_far(0),
-                0.0,
-            )
+            let policy = settings::Retry { dead_on: dead_on.to_vec(), ..policy() };
+            judge(&attempt(AttemptResult::Status(status), None), &policy, &so_far(0), 0.0)
         };
         let plain = scheduled(MINUTE, Reason::Status);
         let class = [(400, 499)];
@@ -480,29 +391,16 @@ mod tests {
     #[test]
     fn too_old_is_expired_whether_charged_or_not() {
         let ten = Some(RetryAfter::After(Duration::from_secs(10)));
-        let old = |age, attempts| SoFar {
-            attempts,
-            age,
-            now_ms: NOW,
-        };
+        let old = |age, attempts| SoFar { attempts, age, now_ms: NOW };
         let busy = attempt(AttemptResult::Status(429), ten);
         let broken = attempt(AttemptResult::Status(500), None);
         let (limit, policy) = (policy().max_age, policy());
         for attempt in [&busy, &broken] {
-            assert_eq!(
-                judge(attempt, &policy, &old(limit, 0), 0.0),
-                dead(Reason::Expired)
-            );
+            assert_eq!(judge(attempt, &policy, &old(limit, 0), 0.0), dead(Reason::Expired));
             let young = old(limit - Duration::from_millis(1), 0);
-            assert!(matches!(
-                judge(attempt, &policy, &young, 0.0),
-                Outcome::Retry { .. }
-            ));
+            assert!(matches!(judge(attempt, &policy, &young, 0.0), Outcome::Retry { .. }));
         }
-        assert_eq!(
-            judge(&broken, &policy, &old(limit, 2), 0.0),
-            dead(Reason::Exhausted)
-        );
+        assert_eq!(judge(&broken, &policy, &old(limit, 2), 0.0), dead(Reason::Exhausted));
         let fine = attempt(AttemptResult::Status(200), None);
         assert_eq!(judge(&fine, &policy, &old(limit, 2), 0.0), Outcome::Delivered);
     }
@@ -517,19 +415,13 @@ mod tests {
         assert_eq!(after(&broken, 0.0), MINUTE);
         assert_eq!(after(&broken, 0.5), Duration::from_secs(66));
         assert_eq!(after(&broken, 1.0), Duration::from_secs(72));
-        let busy = attempt(
-            AttemptResult::Status(503),
-            Some(RetryAfter::After(Duration::from_secs(10))),
-        );
+        let busy = attempt(AttemptResult::Status(503), Some(RetryAfter::After(Duration::from_secs(10))));
         assert_eq!(after(&busy, 1.0), Duration::from_secs(10));
     }
 
     #[test]
     fn an_empty_schedule_means_no_retries() {
-        let policy = settings::Retry {
-            schedule: vec![],
-            ..policy()
-        };
+        let policy = settings::Retry { schedule: vec![], ..policy() };
         let got = judge(&attempt(AttemptResult::Timeout, None), &policy, &so_far(0), 0.0);
         assert_eq!(got, dead(Reason::Exhausted));
     }
@@ -539,18 +431,9 @@ mod tests {
         let rows = [
             ("120", Some(RetryAfter::After(Duration::from_secs(120)))),
             (" 0 ", Some(RetryAfter::After(Duration::ZERO))),
-            (
-                "99999999999999999999999",
-                Some(RetryAfter::After(Duration::from_secs(u64::MAX))),
-            ),
-            (
-                "Fri, 31 Dec 1999 23:59:59 GMT",
-                Some(RetryAfter::At(946_684_799_000)),
-            ),
-            (
-                "Friday, 31-Dec-99 23:59:59 GMT",
-                Some(RetryAfter::At(946_684_799_000)),
-            ),
+            ("99999999999999999999999", Some(RetryAfter::After(Duration::from_secs(u64::MAX)))),
+            ("Fri, 31 Dec 1999 23:59:59 GMT", Some(RetryAfter::At(946_684_799_000))),
+            ("Friday, 31-Dec-99 23:59:59 GMT", Some(RetryAfter::At(946_684_799_000))),
             ("Fri Dec 31 23:59:59 1999", Some(RetryAfter::At(946_684_799_000))),
             ("", None),
             ("-1", None),

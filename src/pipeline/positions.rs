@@ -150,10 +150,13 @@ impl Positions {
             for partition in partitions {
                 let of = TopicPartition { topic: topic.as_str().into(), partition: *partition };
                 let (low, high) = self.options.observer.watermarks(&of)?;
-                offsets.insert(*partition, match self.options.start {
-                    settings::Start::Earliest => low,
-                    settings::Start::Latest => high,
-                });
+                offsets.insert(
+                    *partition,
+                    match self.options.start {
+                        settings::Start::Earliest => low,
+                        settings::Start::Latest => high,
+                    },
+                );
             }
             info!(%topic, ?offsets, "first sight of a source topic, its start is noted down");
             self.write(state::start(topic, &offsets));
@@ -210,7 +213,11 @@ impl Positions {
         self.options.tasks.spawn_blocking("note begun", move || positions.write(entry));
     }
 
-    fn try_starts(&self, consumer: &Consumer, partitions: &[TopicPartition]) -> Result<Vec<Start>, consumer::Error> {
+    fn try_starts(
+        &self,
+        consumer: &Consumer,
+        partitions: &[TopicPartition],
+    ) -> Result<Vec<Start>, consumer::Error> {
         let committed = consumer.committed(partitions)?;
         let mut starts = Vec::with_capacity(partitions.len());
         for (of, committed) in partitions.iter().zip(committed) {
@@ -226,7 +233,13 @@ impl Positions {
         Ok(starts)
     }
 
-    fn committed_start(&self, of: &TopicPartition, offset: i64, metadata: &str, bounds: (i64, i64)) -> Position {
+    fn committed_start(
+        &self,
+        of: &TopicPartition,
+        offset: i64,
+        metadata: &str,
+        bounds: (i64, i64),
+    ) -> Position {
         let (low, high) = bounds;
         if offset < low {
             return Position::at(self.reset(of, offset, bounds, Reset::OutOfRange));

@@ -17,10 +17,8 @@ const AGENT: &str = concat!("Arauto/", env!("CARGO_PKG_VERSION"));
 const EVENT_TYPE: HeaderName = HeaderName::from_static("arauto-event-type");
 const ATTEMPT: HeaderName = HeaderName::from_static("arauto-attempt");
 /// W3C Trace Context, carried from the record: <https://www.w3.org/TR/trace-context/>.
-const TRACE: [HeaderName; 2] = [
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-];
+const TRACE: [HeaderName; 2] =
+    [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
 
 /// The longest value we take from a record into a header, in bytes. Receivers refuse heads above 8 KiB (nginx,
 /// Apache) or 16 KiB (Node); one odd record header must not turn every attempt into a 431.
@@ -44,26 +42,19 @@ pub struct Illegal {
 impl Template {
     /// Our user agent, the endpoint's `headers` (which may replace it), and the names it wants forwarded.
     pub fn new(endpoint: &Endpoint) -> Result<Self, Illegal> {
-        let illegal = |name: &str| Illegal {
-            endpoint: Arc::clone(&endpoint.id),
-            name: name.to_owned(),
-        };
+        let illegal = |name: &str| Illegal { endpoint: Arc::clone(&endpoint.id), name: name.to_owned() };
         let mut fixed = HeaderMap::new();
         fixed.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         for (name, value) in &endpoint.headers {
             let legal = HeaderName::try_from(name.as_str()).ok();
-            let (key, mut value) = legal
-                .zip(HeaderValue::try_from(value.expose()).ok())
-                .ok_or_else(|| illegal(name))?;
+            let (key, mut value) =
+                legal.zip(HeaderValue::try_from(value.expose()).ok()).ok_or_else(|| illegal(name))?;
             // Kept out of debug output, and out of HTTP/2's compression table.
             value.set_sensitive(true);
             fixed.insert(key, value);
         }
         let name = |name: &String| HeaderName::try_from(name.as_str()).map_err(|_| illegal(name));
-        Ok(Self {
-            fixed,
-            forward: endpoint.forward.iter().map(name).collect::<Result<_, _>>()?,
-        })
+        Ok(Self { fixed, forward: endpoint.forward.iter().map(name).collect::<Result<_, _>>()? })
     }
 
     /// The headers of attempt number `attempt` (1 is the first). The endpoint's own win over the record's; the
@@ -108,9 +99,7 @@ pub(crate) fn visible(text: &str) -> HeaderValue {
 /// The last header of the record by that name, if HTTP can carry its value.
 fn carried(headers: &Headers, name: &str) -> Option<HeaderValue> {
     let named = headers.0.iter().rev().find(|(n, _)| n.eq_ignore_ascii_case(name));
-    let value = named
-        .and_then(|(_, value)| value.as_ref())
-        .filter(|value| value.len() <= LONGEST)?;
+    let value = named.and_then(|(_, value)| value.as_ref()).filter(|value| value.len() <= LONGEST)?;
     HeaderValue::from_maybe_shared(value.clone()).ok()
 }
 
@@ -129,10 +118,7 @@ fn begins_like_json(value: Option<&Bytes>) -> bool {
     // The white space of RFC 8259, section 2.
     let space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
     let first = value.and_then(|value| value.iter().find(|byte| !space(byte)));
-    matches!(
-        first,
-        Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n')
-    )
+    matches!(first, Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n'))
 }
 
 #[cfg(test)]
@@ -148,10 +134,7 @@ mod tests {
             key: None,
             value: Some(Bytes::copy_from_slice(value)),
             headers: Headers(
-                headers
-                    .iter()
-                    .map(|(n, v)| ((*n).into(), v.map(Bytes::copy_from_slice)))
-                    .collect(),
+                headers.iter().map(|(n, v)| ((*n).into(), v.map(Bytes::copy_from_slice))).collect(),
             ),
             id: "msg_1".into(),
             event_type: event_type.into(),
@@ -165,10 +148,7 @@ mod tests {
         forward: &[&'static str],
         expected: &[(&str, &[u8])],
     ) {
-        let fixed = fixed
-            .iter()
-            .map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()))
-            .collect();
+        let fixed = fixed.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
         let forward = forward.iter().map(|name| HeaderName::from_static(name)).collect();
         let got = Template { fixed, forward }.headers(event, 2);
         let mut got: Vec<_> = got.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
@@ -199,12 +179,7 @@ mod tests {
             ("traceparent", b"00-new"),
             ("x-request-id", b"r1"),
         ];
-        check(
-            &event,
-            &[("user-agent", "Arauto/1")],
-            &["x-request-id", "x-null", "x-absent"],
-            expected,
-        );
+        check(&event, &[("user-agent", "Arauto/1")], &["x-request-id", "x-null", "x-absent"], expected);
     }
 
     #[test]
@@ -213,50 +188,15 @@ mod tests {
         let typed = |content_type: &'static [u8]| {
             vec![("content-type", content_type), ("arauto-event-type", &b"t"[..])]
         };
-        check(
-            &event("t", b"{}", &[own]),
-            &[("content-type", "a/b")],
-            &[],
-            &typed(b"a/b"),
-        );
-        check(
-            &event("t", b"{}", &[own]),
-            &[],
-            &["content-type"],
-            &typed(b"text/plain"),
-        );
-        check(
-            &event("t", b"{}", &[("content-type", Some(b"a\nb"))]),
-            &[],
-            &[],
-            &typed(b"application/json"),
-        );
-        let json = [
-            "{}",
-            " \r\n\t[1]",
-            "\"a\"",
-            "-1",
-            "0",
-            "9",
-            "true",
-            "false",
-            "null",
-        ];
+        check(&event("t", b"{}", &[own]), &[("content-type", "a/b")], &[], &typed(b"a/b"));
+        check(&event("t", b"{}", &[own]), &[], &["content-type"], &typed(b"text/plain"));
+        check(&event("t", b"{}", &[("content-type", Some(b"a\nb"))]), &[], &[], &typed(b"application/json"));
+        let json = ["{}", " \r\n\t[1]", "\"a\"", "-1", "0", "9", "true", "false", "null"];
         for value in json {
-            check(
-                &event("t", value.as_bytes(), &[]),
-                &[],
-                &[],
-                &typed(b"application/json"),
-            );
+            check(&event("t", value.as_bytes(), &[]), &[], &[], &typed(b"application/json"));
         }
         for value in ["", "  ", "<a/>", "x", "\u{feff}{}", "\0"] {
-            check(
-                &event("t", value.as_bytes(), &[]),
-                &[],
-                &[],
-                &typed(b"application/octet-stream"),
-            );
+            check(&event("t", value.as_bytes(), &[]), &[], &[], &typed(b"application/octet-stream"));
         }
     }
 

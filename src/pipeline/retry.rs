@@ -25,10 +25,7 @@ impl Ladder {
     /// and is late by at most that; only a ladder without any tier answers `0s`.
     pub fn tier_for(&self, remaining: Duration) -> Duration {
         let fitting = self.tiers.partition_point(|&tier| tier <= remaining);
-        self.tiers
-            .get(fitting.saturating_sub(1))
-            .copied()
-            .unwrap_or(Duration::ZERO)
+        self.tiers.get(fitting.saturating_sub(1)).copied().unwrap_or(Duration::ZERO)
     }
 
     /// The shortest tier above `0s`, if there is one: no wait of this length or less needs to be written.
@@ -106,11 +103,7 @@ mod tests {
                 .collect();
             let average = f64::from(writes.iter().sum::<u32>()) / writes.len() as f64;
             assert!(average <= mean, "{average} writes on average up to {longest} s");
-            assert!(
-                writes.iter().max() <= Some(&most),
-                "{:?} up to {longest} s",
-                writes.iter().max()
-            );
+            assert!(writes.iter().max() <= Some(&most), "{:?} up to {longest} s", writes.iter().max());
         };
         check(1_800, 7.0, 13);
         check(86_400, 12.0, 22);

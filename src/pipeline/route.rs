@@ -29,11 +29,7 @@ pub enum Verdict {
 /// The verdict on one event, the first that applies.
 pub fn explain(event: &Event, endpoint: &Endpoint) -> Verdict {
     let topic = |topics: &Vec<TopicSelector>| topics.iter().any(|topic| topic.matches(&event.topic));
-    let kind = |types: &Vec<String>| {
-        types
-            .iter()
-            .any(|pattern| pattern::matches(pattern, &event.event_type))
-    };
+    let kind = |types: &Vec<String>| types.iter().any(|pattern| pattern::matches(pattern, &event.event_type));
     if !endpoint.enabled {
         Verdict::Disabled
     } else if !endpoint.topics.as_ref().is_none_or(topic) {

@@ -148,7 +148,9 @@ impl Settler {
         let mut backoff = FIRST_BACKOFF;
         loop {
             let topic = match to {
-                Destination::Onwards(tier) | Destination::Parked(tier, _) => tier_topic(&options.prefix, tier),
+                Destination::Onwards(tier) | Destination::Parked(tier, _) => {
+                    tier_topic(&options.prefix, tier)
+                }
                 Destination::Dead => dead_topic(&options.prefix),
             };
             let sent = options.producer.send(&outgoing(&delivery, &topic, reason, shed)).await;

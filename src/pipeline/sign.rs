@@ -45,10 +45,7 @@ enum Key {
 impl Signer {
     /// Prepares the endpoint's keys.
     pub fn new(endpoint: &Endpoint) -> Self {
-        Self {
-            scheme: endpoint.signature,
-            keys: endpoint.keys.iter().map(Key::new).collect(),
-        }
+        Self { scheme: endpoint.signature, keys: endpoint.keys.iter().map(Key::new).collect() }
     }
 
     /// Puts the headers of one attempt into `headers`, over whatever was there by these names.
@@ -116,10 +113,7 @@ impl Signer {
 
 impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer")
-            .field("scheme", &self.scheme)
-            .field("keys", &self.keys.len())
-            .finish()
+        f.debug_struct("Signer").field("scheme", &self.scheme).field("keys", &self.keys.len()).finish()
     }
 }
 

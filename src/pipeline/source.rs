@@ -130,7 +130,8 @@ impl Source {
         if matches.is_empty() && gone.is_empty() {
             self.topic.unmatched(Unmatched::NoEndpoint);
         }
-        let opened = self.open(event, bytes, matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()));
+        let opened =
+            self.open(event, bytes, matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()));
         for (slot, endpoint) in matches.iter().enumerate() {
             let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id)).await;
             self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Source);
@@ -195,7 +196,11 @@ impl Source {
         let settler = &self.shared.settler;
         let Some(endpoint) = endpoint else { return settler.unknown(delivery) };
         delivery.unknown_since = None;
-        if delivery.replays > 0 && delivery.attempts == 0 && reason != Reason::Shutdown && self.life.tier == Some(Duration::ZERO) {
+        if delivery.replays > 0
+            && delivery.attempts == 0
+            && reason != Reason::Shutdown
+            && self.life.tier == Some(Duration::ZERO)
+        {
             self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Replay);
         }
         if !endpoint.enabled {
@@ -215,7 +220,8 @@ impl Source {
     /// may be ahead of ours: it never waits longer than the delay.
     async fn wait_until_ready(&mut self, record: &Record, envelope: &Envelope, delay: Duration) {
         let appended = record.timestamp.min(now());
-        let ready = appended.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)).min(envelope.due);
+        let ready =
+            appended.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)).min(envelope.due);
         let mut paused = false;
         loop {
             let left = u64::try_from(ready - now()).unwrap_or(0);
@@ -276,7 +282,13 @@ impl Source {
         Opened { held: Arc::new(Held { event, bytes }), sequence }
     }
 
-    fn open_at(&self, event: Event, record: &Record, bytes: Place, endpoints: impl Iterator<Item = u32>) -> Opened {
+    fn open_at(
+        &self,
+        event: Event,
+        record: &Record,
+        bytes: Place,
+        endpoints: impl Iterator<Item = u32>,
+    ) -> Opened {
         let endpoints: Vec<u32> = endpoints.collect();
         let sequence = self.life.ledger().open(record.offset, record.timestamp, &endpoints);
         Opened { held: Arc::new(Held { event, bytes }), sequence }
@@ -299,8 +311,11 @@ impl Source {
         let read_up_to = self.life.ledger().next();
         let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
         let positions = Arc::clone(&self.shared.positions);
-        let start =
-            self.shared.blocking("reset", move || positions.after_reset(&consumer, &of, read_up_to)).await.flatten();
+        let start = self
+            .shared
+            .blocking("reset", move || positions.after_reset(&consumer, &of, read_up_to))
+            .await
+            .flatten();
         if start.is_some() {
             self.begin_anew(start).await;
         }

@@ -167,13 +167,9 @@ mod tests {
     #[test]
     fn junk_and_later_versions_are_left_alone() {
         let mut state = State::default();
-        for (key, value) in [
-            ("owner", &b"\xff"[..]),
-            ("start/orders", b"[]"),
-            ("begun", b""),
-            ("replay/x", b"{}"),
-            ("", b""),
-        ] {
+        for (key, value) in
+            [("owner", &b"\xff"[..]), ("start/orders", b"[]"), ("begun", b""), ("replay/x", b"{}"), ("", b"")]
+        {
             assert_eq!(state.apply(key, Some(value)), None, "{key}");
         }
         assert_eq!(state.apply("start/orders", Some(br#"{"v":9,"offsets":{"0":4},"more":true}"#)), None);

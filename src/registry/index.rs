@@ -62,16 +62,11 @@ impl Index {
         self.topics.find(&event.topic, &mut topics);
         let mut types = vec![ANY];
         self.types.find(&event.event_type, &mut types);
-        let tenant = event
-            .tenant
-            .as_ref()
-            .and_then(|tenant| self.tenants.get(&**tenant));
+        let tenant = event.tenant.as_ref().and_then(|tenant| self.tenants.get(&**tenant));
         let mut found = Vec::new();
         for topic in &topics {
             for tenant in tenant.into_iter().chain(&[ANY]) {
-                let ranges = types
-                    .iter()
-                    .filter_map(|kind| self.combinations.get(&(*topic, *tenant, *kind)));
+                let ranges = types.iter().filter_map(|kind| self.combinations.get(&(*topic, *tenant, *kind)));
                 for range in ranges {
                     found.extend_from_slice(&self.positions[range.start as usize..range.end as usize]);
                 }
@@ -86,10 +81,7 @@ impl Index {
         let Some(tenant) = endpoint.tenant.as_deref() else {
             return ANY;
         };
-        *self
-            .tenants
-            .entry(tenant.into())
-            .or_insert_with(|| numbers.next())
+        *self.tenants.entry(tenant.into()).or_insert_with(|| numbers.next())
     }
 
     fn topic_selectors(&mut self, endpoint: &Endpoint, numbers: &mut Numbers) -> Vec<u32> {
@@ -103,11 +95,7 @@ impl Index {
         match &endpoint.types {
             None => vec![ANY],
             Some(types) if types.iter().any(|pattern| pattern == "*") => vec![ANY],
-            Some(types) => distinct(
-                types
-                    .iter()
-                    .map(|pattern| self.types.add(pattern, numbers.next())),
-            ),
+            Some(types) => distinct(types.iter().map(|pattern| self.types.add(pattern, numbers.next()))),
         }
     }
 }
@@ -153,12 +141,7 @@ impl Topics {
         if self.patterns.is_empty() {
             return;
         }
-        let seen = self
-            .seen
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(topic)
-            .cloned();
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned();
         found.extend_from_slice(&seen.unwrap_or_else(|| self.match_patterns(topic)));
     }
 

@@ -64,10 +64,7 @@ async fn a_name_that_resolves_to_a_private_address_is_refused() {
     }
     // With its dot it is the same name to some resolvers and unknown to others.
     let attempt = post(&[], "http", "localhost.", server.addr.port()).await;
-    assert!(
-        matches!(attempt.result, AttemptResult::Blocked | AttemptResult::Dns),
-        "{attempt:?}"
-    );
+    assert!(matches!(attempt.result, AttemptResult::Blocked | AttemptResult::Dns), "{attempt:?}");
     assert_eq!(server.connections(), 0);
 }
 

@@ -44,42 +44,21 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 #[test]
 fn every_licence_is_accepted() {
     let packages = built_packages();
-    assert!(
-        packages.len() > 100,
-        "only {} packages: is this still the right question?",
-        packages.len()
-    );
+    assert!(packages.len() > 100, "only {} packages: is this still the right question?", packages.len());
     let refused: Vec<_> = packages
         .iter()
         .filter(|package| !accepted(package["license"].as_str().unwrap_or_default()))
-        .map(|package| {
-            format!(
-                "{} {}: {}",
-                package["name"], package["version"], package["license"]
-            )
-        })
+        .map(|package| format!("{} {}: {}", package["name"], package["version"], package["license"]))
         .collect();
-    assert!(
-        refused.is_empty(),
-        "licences that are not accepted:\n{}",
-        refused.join("\n")
-    );
+    assert!(refused.is_empty(), "licences that are not accepted:\n{}", refused.join("\n"));
 }
 
 #[test]
 fn every_crate_comes_from_the_registry() {
     for package in locked_packages() {
         let name = package["name"].as_str().expect("a name");
-        let expected = if name == env!("CARGO_PKG_NAME") {
-            None
-        } else {
-            Some(REGISTRY)
-        };
-        assert_eq!(
-            package.get("source").and_then(toml::Value::as_str),
-            expected,
-            "the source of {name}"
-        );
+        let expected = if name == env!("CARGO_PKG_NAME") { None } else { Some(REGISTRY) };
+        assert_eq!(package.get("source").and_then(toml::Value::as_str), expected, "the source of {name}");
     }
 }
 
@@ -118,19 +97,14 @@ fn locked_packages() -> Vec<toml::Table> {
     let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
     let lock: toml::Table = lock.parse().expect("cargo writes TOML");
     let packages = lock["package"].as_array().expect("packages").iter();
-    packages
-        .map(|package| package.as_table().expect("a table").clone())
-        .collect()
+    packages.map(|package| package.as_table().expect("a table").clone()).collect()
 }
 
 /// The packages built on this platform: only those have been fetched, and cargo reads a licence from the
 /// crate itself.
 fn built_packages() -> Vec<serde_json::Value> {
     let rustc = output(Command::new("rustc").arg("-vV"));
-    let platform = rustc
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .expect("rustc knows its host");
+    let platform = rustc.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc knows its host");
     let metadata = output(
         Command::new(env!("CARGO"))
             .args([
@@ -142,10 +116,7 @@ fn built_packages() -> Vec<serde_json::Value> {
                 "--filter-platform",
                 platform,
             ])
-            .args([
-                "--manifest-path",
-                concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
-            ]),
+            .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]),
     );
     let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("cargo writes JSON");
     metadata["packages"].as_array().expect("packages").clone()
@@ -153,21 +124,14 @@ fn built_packages() -> Vec<serde_json::Value> {
 
 fn output(command: &mut Command) -> String {
     let output = command.output().expect("the command can be started");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 
 /// Can the terms of this SPDX expression be met with accepted licences alone? `AND` binds tighter than `OR`;
 /// old crates write `/` for `OR`. <https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/>
 fn accepted(expression: &str) -> bool {
-    let spaced = expression
-        .replace('/', " OR ")
-        .replace('(', " ( ")
-        .replace(')', " ) ");
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let tokens: Vec<_> = spaced.split_whitespace().collect();
     let mut rest = tokens.as_slice();
     let accepted = any(&mut rest);

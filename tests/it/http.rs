@@ -30,9 +30,7 @@ fn client() -> Client {
 
 async fn post(client: &Client, url: &str, timeout: Duration) -> Attempt {
     let target = Target::new(&url.parse().unwrap(), timeout).unwrap();
-    client
-        .attempt(&target, HeaderMap::new(), Bytes::from_static(b"{}"))
-        .await
+    client.attempt(&target, HeaderMap::new(), Bytes::from_static(b"{}")).await
 }
 
 /// One attempt against a server that answers with these bytes.
@@ -54,18 +52,9 @@ async fn what_is_sent_is_what_was_given() {
     let url = format!("http://{}/a%20b?c=d", server.addr).parse().unwrap();
     let target = Target::new(&url, PATIENT).unwrap();
     let attempt = client().attempt(&target, headers, body.clone()).await;
-    assert_eq!(
-        (attempt.result, attempt.detail.as_str()),
-        (AttemptResult::Status(204), "")
-    );
-    let [request] = &server.requests()[..] else {
-        panic!("one request")
-    };
-    assert!(
-        request.head.starts_with("POST /a%20b?c=d HTTP/1.1\r\n"),
-        "{}",
-        request.head
-    );
+    assert_eq!((attempt.result, attempt.detail.as_str()), (AttemptResult::Status(204), ""));
+    let [request] = &server.requests()[..] else { panic!("one request") };
+    assert!(request.head.starts_with("POST /a%20b?c=d HTTP/1.1\r\n"), "{}", request.head);
     assert_eq!(request.header("webhook-id"), Some("msg_1"));
     assert_eq!(request.header("accept-encoding"), None);
     assert_eq!(request.header("host"), Some(&*server.addr.to_string()));
@@ -92,10 +81,7 @@ async fn connections_are_used_again_after_bodies_below_the_cap() {
     let rows = [
         "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned(),
-        format!(
-            "HTTP/1.1 500 Oops\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        ),
+        format!("HTTP/1.1 500 Oops\r\ncontent-length: {}\r\n\r\n{body}", body.len()),
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n".to_owned(),
     ];
     for answer in rows {
@@ -103,11 +89,7 @@ async fn connections_are_used_again_after_bodies_below_the_cap() {
         for _ in 0..5 {
             post(&client, &format!("http://{}/", server.addr), PATIENT).await;
         }
-        assert_eq!(
-            (server.requests().len(), server.connections()),
-            (5, 1),
-            "{answer:.40}"
-        );
+        assert_eq!((server.requests().len(), server.connections()), (5, 1), "{answer:.40}");
     }
 }
 
@@ -118,10 +100,7 @@ async fn a_connection_closed_after_its_answer_is_not_used_again() {
     for _ in 0..20 {
         let attempt = post(&client, &format!("http://{}/", server.addr), PATIENT).await;
         // Writing into a connection at the moment it closes is a race no client can win.
-        assert!(
-            matches!(attempt.result, AttemptResult::Status(200) | AttemptResult::Reset),
-            "{attempt:?}"
-        );
+        assert!(matches!(attempt.result, AttemptResult::Status(200) | AttemptResult::Reset), "{attempt:?}");
     }
     assert!(server.connections() >= server.requests().len());
 }
@@ -142,46 +121,18 @@ async fn a_huge_body_is_cut_and_its_beginning_kept() {
 #[tokio::test]
 async fn the_timeout_covers_the_body_and_a_2xx_counts_all_the_same() {
     let rows = [
-        (
-            "HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n",
-            Then::Drip,
-            AttemptResult::Status(200),
-        ),
-        (
-            "HTTP/1.1 202 OK\r\ncontent-length: 10000\r\n\r\n",
-            Then::Hang,
-            AttemptResult::Status(202),
-        ),
-        (
-            "HTTP/1.1 500 Oops\r\ncontent-length: 10000\r\n\r\n",
-            Then::Drip,
-            AttemptResult::Timeout,
-        ),
-        (
-            "HTTP/1.1 404 Oops\r\ncontent-length: 10000\r\n\r\n",
-            Then::Hang,
-            AttemptResult::Timeout,
-        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n", Then::Drip, AttemptResult::Status(200)),
+        ("HTTP/1.1 202 OK\r\ncontent-length: 10000\r\n\r\n", Then::Hang, AttemptResult::Status(202)),
+        ("HTTP/1.1 500 Oops\r\ncontent-length: 10000\r\n\r\n", Then::Drip, AttemptResult::Timeout),
+        ("HTTP/1.1 404 Oops\r\ncontent-length: 10000\r\n\r\n", Then::Hang, AttemptResult::Timeout),
         ("", Then::Hang, AttemptResult::Timeout),
         ("HTTP/1.1 200 OK\r\nx-half: a", Then::Drip, AttemptResult::Timeout),
-        (
-            "HTTP/1.1 100 Continue\r\n\r\n",
-            Then::Hang,
-            AttemptResult::Timeout,
-        ),
+        ("HTTP/1.1 100 Continue\r\n\r\n", Then::Hang, AttemptResult::Timeout),
     ];
     for (answer, then, expected) in rows {
         let attempt = check(answer, then, SHORT, expected).await;
-        assert!(
-            attempt.duration >= SHORT,
-            "{answer:?} ended after {:?}",
-            attempt.duration
-        );
-        assert!(
-            attempt.duration < SHORT + PATIENT / 2,
-            "{answer:?} took {:?}",
-            attempt.duration
-        );
+        assert!(attempt.duration >= SHORT, "{answer:?} ended after {:?}", attempt.duration);
+        assert!(attempt.duration < SHORT + PATIENT / 2, "{answer:?} took {:?}", attempt.duration);
     }
 }
 
@@ -191,18 +142,9 @@ async fn a_connection_that_breaks() {
         // Before a status line there is no answer; behind it there is.
         ("", AttemptResult::Reset),
         ("HTTP/1.1 20", AttemptResult::Reset),
-        (
-            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello",
-            AttemptResult::Status(200),
-        ),
-        (
-            "HTTP/1.1 500 Oops\r\ncontent-length: 100\r\n\r\nhello",
-            AttemptResult::Status(500),
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-            AttemptResult::Status(200),
-        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello", AttemptResult::Status(200)),
+        ("HTTP/1.1 500 Oops\r\ncontent-length: 100\r\n\r\nhello", AttemptResult::Status(500)),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", AttemptResult::Status(200)),
         ("HTTP/1.1 200 OK\r\n\r\nuntil the end", AttemptResult::Status(200)),
     ];
     for (answer, expected) in rows {
@@ -232,20 +174,14 @@ async fn surplus_bytes_are_not_the_next_answer() {
     let client = client();
     for _ in 0..10 {
         let attempt = post(&client, &format!("http://{}/", server.addr), PATIENT).await;
-        assert_eq!(
-            (attempt.result, attempt.detail.as_str()),
-            (AttemptResult::Status(200), "ok")
-        );
+        assert_eq!((attempt.result, attempt.detail.as_str()), (AttemptResult::Status(200), "ok"));
     }
 }
 
 #[tokio::test]
 async fn interim_answers_are_not_the_answer() {
     let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
-    let rows = [
-        ("201 Created", AttemptResult::Status(201)),
-        ("503 Busy", AttemptResult::Status(503)),
-    ];
+    let rows = [("201 Created", AttemptResult::Status(201)), ("503 Busy", AttemptResult::Status(503))];
     for (status, expected) in rows {
         let answer = format!("{early}HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
         check(&answer, Then::Keep, PATIENT, expected).await;
@@ -265,14 +201,8 @@ async fn bodies_are_not_decoded() {
 #[tokio::test]
 async fn retry_after_is_read_in_both_forms() {
     let rows = [
-        (
-            "retry-after: 120\r\n",
-            Some(RetryAfter::After(Duration::from_secs(120))),
-        ),
-        (
-            "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n",
-            Some(RetryAfter::At(946_684_799_000)),
-        ),
+        ("retry-after: 120\r\n", Some(RetryAfter::After(Duration::from_secs(120)))),
+        ("Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n", Some(RetryAfter::At(946_684_799_000))),
         ("retry-after: later\r\n", None),
         ("", None),
     ];
@@ -293,11 +223,7 @@ async fn no_connection_and_no_name() {
     }
     let attempt = post(&client(), &format!("http://{gone}/"), PATIENT).await;
     assert_eq!(attempt.result, AttemptResult::Connect, "{attempt:?}");
-    assert!(
-        !attempt.detail.contains("http://"),
-        "the url may hold secrets: {}",
-        attempt.detail
-    );
+    assert!(!attempt.detail.contains("http://"), "the url may hold secrets: {}", attempt.detail);
 
     // A label of more than 63 characters resolves nowhere, and no name server is asked.
     let name = "x".repeat(64);
@@ -327,10 +253,7 @@ async fn tls_that_cannot_be_trusted() {
     }
     // One that waits for the end of a head that never comes.
     let attempt = post(&trusting, &format!("https://{}/", plain.addr), SHORT).await;
-    assert!(
-        matches!(attempt.result, AttemptResult::Timeout | AttemptResult::Tls),
-        "{attempt:?}"
-    );
+    assert!(matches!(attempt.result, AttemptResult::Timeout | AttemptResult::Tls), "{attempt:?}");
     assert!(self_signed.requests().is_empty() && wrong_name.requests().is_empty());
 }
 
@@ -364,9 +287,7 @@ async fn http2(bodies: Arc<Mutex<Vec<Bytes>>>) -> (Server, String) {
                     answer.send_reset(h2::Reason::INTERNAL_ERROR);
                     continue;
                 }
-                let mut stream = answer
-                    .send_response(http_types::Response::new(()), path == "/")
-                    .unwrap();
+                let mut stream = answer.send_response(http_types::Response::new(()), path == "/").unwrap();
                 if path == "/reset" {
                     // A reset drops what was not written yet; asking for a request that never comes writes it.
                     let written = timeout(SHORT, connection.accept()).await;

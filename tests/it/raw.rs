@@ -93,11 +93,7 @@ impl Server {
                 connections.spawn(serve(stream, Arc::clone(&seen)));
             }
         });
-        Self {
-            addr,
-            log,
-            _tasks: tasks,
-        }
+        Self { addr, log, _tasks: tasks }
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -113,9 +109,7 @@ impl Request {
     /// A header's value, by its lower-case name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
@@ -144,13 +138,8 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Request> {
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
     }
-    let mut request = Request {
-        head: String::from_utf8(head).unwrap(),
-        body: Vec::new(),
-    };
-    let length = request
-        .header("content-length")
-        .map_or(0, |length| length.parse().unwrap());
+    let mut request = Request { head: String::from_utf8(head).unwrap(), body: Vec::new() };
+    let length = request.header("content-length").map_or(0, |length| length.parse().unwrap());
     request.body.resize(length, 0);
     stream.read_exact(&mut request.body).await.ok()?;
     Some(request)

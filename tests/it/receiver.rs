@@ -58,10 +58,7 @@ async fn a_retry_of_what_failed_is_no_duplicate() {
         for status in [503, 503, 201, 201] {
             let attempt = post(handle, "/busy", "msg_1", PATIENT).await;
             assert_eq!(attempt.result, AttemptResult::Status(status));
-            assert_eq!(
-                attempt.retry_after,
-                Some(RetryAfter::After(Duration::from_secs(7)))
-            );
+            assert_eq!(attempt.retry_after, Some(RetryAfter::After(Duration::from_secs(7))));
         }
         post(handle, "/other", "msg_1", PATIENT).await;
         let stats = handle.stats();
@@ -114,11 +111,7 @@ async fn delays_are_kept_and_a_full_channel_loses_no_count() {
             assert!(post(handle, "/a?b", id, PATIENT).await.duration >= Duration::from_millis(50));
         }
         assert_eq!(handle.stats().unique, 3);
-        let kept: Vec<_> = handle
-            .last()
-            .iter()
-            .map(|received| received.id().to_owned())
-            .collect();
+        let kept: Vec<_> = handle.last().iter().map(|received| received.id().to_owned()).collect();
         assert_eq!(kept, ["msg_2", "msg_3"]);
     })
     .await;

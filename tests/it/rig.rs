@@ -36,14 +36,8 @@ async fn records_come_back_as_they_were_written() {
 
     let read = rig.cluster.read(&rig.topic).await;
     assert_eq!(read.len(), 2);
-    assert_eq!(
-        (read[0].partition, read[0].offset),
-        (positions[1].partition, positions[1].offset)
-    );
-    assert_eq!(
-        (&read[0].key, &read[0].value, read[0].headers.len()),
-        (&None, &None, 0)
-    );
+    assert_eq!((read[0].partition, read[0].offset), (positions[1].partition, positions[1].offset));
+    assert_eq!((&read[0].key, &read[0].value, read[0].headers.len()), (&None, &None, 0));
     assert_eq!((read[1].partition, read[1].offset), (2, 0));
     assert_eq!((&read[1].key, &read[1].value), (&record.key, &record.value));
     assert_eq!(read[1].headers, record.headers);
@@ -55,11 +49,7 @@ async fn records_come_back_as_they_were_written() {
 async fn many_records_are_produced_and_read_quickly() {
     let rig = Rig::new("rig-many", 8).await;
     let records: Vec<_> = (0..20_000)
-        .map(|n| {
-            NewRecord::new(&rig.topic, format!("event {n}"))
-                .partition(n % 8)
-                .key(format!("{n}"))
-        })
+        .map(|n| NewRecord::new(&rig.topic, format!("event {n}")).partition(n % 8).key(format!("{n}")))
         .collect();
     let positions = rig.cluster.produce(&records).await;
     assert!(
@@ -75,12 +65,8 @@ async fn many_records_are_produced_and_read_quickly() {
 async fn aborted_transactions_are_not_read() {
     let rig = Rig::new("rig-transactions", 1).await;
     let record = |value: &str| [NewRecord::new(&rig.topic, value).partition(0)];
-    rig.cluster
-        .produce_in_transaction(&record("aborted"), End::Abort)
-        .await;
-    rig.cluster
-        .produce_in_transaction(&record("committed"), End::Commit)
-        .await;
+    rig.cluster.produce_in_transaction(&record("aborted"), End::Abort).await;
+    rig.cluster.produce_in_transaction(&record("committed"), End::Commit).await;
     let read = rig.cluster.read(&rig.topic).await;
     assert_eq!(read.len(), 1);
     assert_eq!(read[0].value.as_deref(), Some(&b"committed"[..]));
@@ -92,68 +78,40 @@ async fn aborted_transactions_are_not_read() {
 async fn topics_change_as_told() {
     let rig = Rig::new("rig-topics", 2).await;
     let name = unique("rig-stamped");
-    let config = [
-        ("message.timestamp.type", "LogAppendTime"),
-        ("retention.ms", "60000"),
-    ];
+    let config = [("message.timestamp.type", "LogAppendTime"), ("retention.ms", "60000")];
     rig.cluster.create_topic(&name, 1, &config).await;
     assert_eq!(rig.cluster.topic_config(&name).await["retention.ms"], "60000");
-    rig.cluster
-        .produce(&[NewRecord::new(&name, "stamped").timestamp(1)])
-        .await;
+    rig.cluster.produce(&[NewRecord::new(&name, "stamped").timestamp(1)]).await;
     assert!(matches!(rig.cluster.read(&name).await[0].timestamp, Timestamp::LogAppendTime(ms) if ms > 1));
 
     rig.cluster.add_partitions(&rig.topic, 5).await;
     assert_eq!(rig.cluster.topics().await[&rig.topic], 5);
 
-    let records: Vec<_> = (0..10)
-        .map(|_| NewRecord::new(&rig.topic, "x").partition(4))
-        .collect();
+    let records: Vec<_> = (0..10).map(|_| NewRecord::new(&rig.topic, "x").partition(4)).collect();
     rig.cluster.produce(&records).await;
     rig.cluster.delete_records(&rig.topic, 4, 7).await;
     assert_eq!(rig.cluster.watermarks(&rig.topic, 4).await, (7, 10));
     assert_eq!(rig.cluster.read(&rig.topic).await.len(), 3);
 
     rig.cluster.delete_topic(&name).await;
-    until(PATIENCE, "the topic to be gone", async || {
-        !rig.cluster.topics().await.contains_key(&name)
-    })
-    .await;
+    until(PATIENCE, "the topic to be gone", async || !rig.cluster.topics().await.contains_key(&name)).await;
 }
 
 #[tokio::test]
 async fn group_offsets_are_seen_with_their_metadata() {
     let rig = Rig::new("rig-offsets", 2).await;
-    let records: Vec<_> = (0..6)
-        .map(|n| NewRecord::new(&rig.topic, "x").partition(n % 2))
-        .collect();
+    let records: Vec<_> = (0..6).map(|n| NewRecord::new(&rig.topic, "x").partition(n % 2)).collect();
     rig.cluster.produce(&records).await;
     assert_eq!(rig.cluster.lag(&rig.group, &rig.topic).await, 6);
 
-    rig.cluster
-        .commit(&rig.group, &rig.topic, 1, 2, "what is owed")
-        .await;
-    let none = Committed {
-        partition: 0,
-        offset: None,
-        metadata: String::new(),
-    };
-    let two = Committed {
-        partition: 1,
-        offset: Some(2),
-        metadata: "what is owed".to_owned(),
-    };
-    assert_eq!(
-        rig.cluster.committed(&rig.group, &rig.topic).await,
-        [none.clone(), two]
-    );
+    rig.cluster.commit(&rig.group, &rig.topic, 1, 2, "what is owed").await;
+    let none = Committed { partition: 0, offset: None, metadata: String::new() };
+    let two = Committed { partition: 1, offset: Some(2), metadata: "what is owed".to_owned() };
+    assert_eq!(rig.cluster.committed(&rig.group, &rig.topic).await, [none.clone(), two]);
     assert_eq!(rig.cluster.lag(&rig.group, &rig.topic).await, 4);
 
     rig.cluster.delete_group(&rig.group).await;
-    assert_eq!(
-        rig.cluster.committed(&rig.group, &rig.topic).await[1],
-        Committed { partition: 1, ..none }
-    );
+    assert_eq!(rig.cluster.committed(&rig.group, &rig.topic).await[1], Committed { partition: 1, ..none });
 }
 
 #[tokio::test]
@@ -181,16 +139,10 @@ async fn a_hook_answers_as_scripted_and_remembers() {
     assert!(send("a").await.starts_with("HTTP/1.1 200 "));
     assert!(send("a").await.starts_with("HTTP/1.1 200 "));
     hook.script(|_| {
-        Reply::status(429)
-            .header("retry-after", "2")
-            .body("slower")
-            .after(Duration::from_millis(5))
+        Reply::status(429).header("retry-after", "2").body("slower").after(Duration::from_millis(5))
     });
     let answer = send("b").await;
-    assert!(
-        answer.starts_with("HTTP/1.1 429 ") && answer.contains("retry-after: 2"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("retry-after: 2"), "{answer}");
     assert!(answer.ends_with("slower"), "{answer}");
 
     hook.wait_for(1, PATIENCE).await;
@@ -198,27 +150,17 @@ async fn a_hook_answers_as_scripted_and_remembers() {
     assert_eq!(hook.accepted(), ["a".to_owned()].into());
     assert_eq!(hook.accepted_bodies(), ["hello".to_owned()].into());
     let first = &hook.requests_of("a")[0];
-    assert_eq!(
-        (first.nth, first.status, first.header("webhook-id")),
-        (1, Some(503), Some("a"))
-    );
+    assert_eq!((first.nth, first.status, first.header("webhook-id")), (1, Some(503), Some("a")));
 }
 
 #[tokio::test]
 async fn a_raw_receiver_breaks_http_as_told() {
     let lying = Raw::answering("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort").await;
-    assert!(
-        exchange(lying.address(), &request("a", ""))
-            .await
-            .ends_with("short")
-    );
+    assert!(exchange(lying.address(), &request("a", "")).await.ends_with("short"));
     assert_eq!(lying.connections(), 1);
 
-    let dripping = Raw::start(vec![
-        Step::ReadHead,
-        Step::Drip(b"x".to_vec(), Duration::from_millis(1)),
-    ])
-    .await;
+    let dripping =
+        Raw::start(vec![Step::ReadHead, Step::Drip(b"x".to_vec(), Duration::from_millis(1))]).await;
     let mut stream = tokio::net::TcpStream::connect(dripping.address()).await.unwrap();
     stream.write_all(request("a", "").as_bytes()).await.unwrap();
     let mut some = [0; 20];
@@ -243,10 +185,7 @@ fn a_configuration_is_written_key_by_key() {
     let file = config.write();
     let written: toml::Table = std::fs::read_to_string(file.path()).unwrap().parse().unwrap();
     assert_eq!(written["limits"]["in_flight"], 10.into());
-    assert_eq!(
-        written["kafka"]["properties"]["session.timeout.ms"],
-        "6000".into()
-    );
+    assert_eq!(written["kafka"]["properties"]["session.timeout.ms"], "6000".into());
     assert_eq!(written["endpoints"][0]["retry"]["schedule"][0], "1s".into());
     assert!(!written["topics"].as_table().unwrap().contains_key("tiers"));
 }
@@ -265,15 +204,9 @@ b 1e3
     assert_eq!(metrics.types()["a_total"], "counter");
     assert_eq!(metrics.sum("a_total", &[]).to_string(), "5.5");
     assert_eq!(metrics.value("a_total", &[("r", "q\"},{")]), Some(2.0));
-    assert_eq!(
-        (metrics.value("b", &[]), metrics.value("c", &[])),
-        (Some(1000.0), None)
-    );
+    assert_eq!((metrics.value("b", &[]), metrics.value("c", &[])), (Some(1000.0), None));
     assert_eq!(metrics.label_values("a_total", "e"), ["x", "y"].into());
-    assert_eq!(
-        metrics.series("a_total")[1].0,
-        &BTreeMap::from([("e".to_owned(), "y".to_owned())])
-    );
+    assert_eq!(metrics.series("a_total")[1].0, &BTreeMap::from([("e".to_owned(), "y".to_owned())]));
 }
 
 #[test]
@@ -281,10 +214,7 @@ fn a_field_of_a_log_line_is_found_nested_and_flat() {
     let nested = json!({ "level": "INFO", "fields": { "message": "m", "address": "a" } });
     let flat = json!({ "level": "INFO", "message": "m", "address": "a" });
     for line in [&nested, &flat] {
-        assert_eq!(
-            (field(line, "message"), field(line, "address")),
-            (Some("m"), Some("a"))
-        );
+        assert_eq!((field(line, "message"), field(line, "address")), (Some("m"), Some("a")));
     }
 }
 

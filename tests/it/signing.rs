@@ -79,48 +79,28 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 }
 
 fn now() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     i64::try_from(since.as_secs()).unwrap()
 }
 
 fn vectors() -> Value {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/vectors/standard-webhooks.json"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/standard-webhooks.json");
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
 #[test]
 fn known_answers_of_standard_webhooks() {
     let vectors = vectors();
-    let rows = vectors["v1"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .chain(vectors["v1a"].as_array().unwrap());
+    let rows = vectors["v1"].as_array().unwrap().iter().chain(vectors["v1a"].as_array().unwrap());
     for row in rows {
         let field = |name: &str| row[name].as_str().unwrap();
         let time = row["timestamp"].as_i64().unwrap();
         let keys = vec![key(field("secret"))];
-        let headers = sign(
-            Signature::Standard,
-            keys,
-            field("id"),
-            time,
-            field("payload").as_bytes(),
-        );
+        let headers = sign(Signature::Standard, keys, field("id"), time, field("payload").as_bytes());
         assert_eq!(text(&headers, "webhook-id"), field("id"));
         assert_eq!(text(&headers, "webhook-timestamp"), time.to_string());
         assert_eq!(text(&headers, "webhook-signature"), field("signature"));
-        assert!(
-            !vectors["wrong_v1"]
-                .as_array()
-                .unwrap()
-                .contains(&row["signature"])
-        );
+        assert!(!vectors["wrong_v1"].as_array().unwrap().contains(&row["signature"]));
     }
 }
 
@@ -129,19 +109,9 @@ fn every_live_secret_signs_in_its_order() {
     let vectors = vectors();
     let (v1, v1a) = (&vectors["v1"][0], &vectors["v1a"][0]);
     let other = SigningKey::Hmac(vec![1; 32]);
-    let keys = vec![
-        key(v1["secret"].as_str().unwrap()),
-        other,
-        key(v1a["secret"].as_str().unwrap()),
-    ];
+    let keys = vec![key(v1["secret"].as_str().unwrap()), other, key(v1a["secret"].as_str().unwrap())];
     let (id, body) = (v1["id"].as_str().unwrap(), v1["payload"].as_str().unwrap());
-    let headers = sign(
-        Signature::Standard,
-        keys,
-        id,
-        v1["timestamp"].as_i64().unwrap(),
-        body.as_bytes(),
-    );
+    let headers = sign(Signature::Standard, keys, id, v1["timestamp"].as_i64().unwrap(), body.as_bytes());
     let signatures: Vec<&str> = text(&headers, "webhook-signature").split(' ').collect();
     assert_eq!(signatures.len(), 3);
     assert_eq!(Some(signatures[0]), v1["signature"].as_str());
@@ -151,10 +121,7 @@ fn every_live_secret_signs_in_its_order() {
 
 #[test]
 fn an_independent_verifier_accepts() {
-    let secrets = [
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
-    ];
+    let secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
     let body = r#"{"total": 12.50, "name": "João"}"#.as_bytes();
     let keys = secrets.map(key).to_vec();
     let headers = sign(Signature::Standard, keys, "msg_1", now(), body);
@@ -178,9 +145,7 @@ fn github_stripe_and_none() {
     assert_eq!((text(&headers, "webhook-id"), headers.len()), ("msg_1", 3));
 
     // `printf '1614265330.{}' | openssl dgst -sha256 -hmac 'stripe secret'`, and with 'second'.
-    let keys = ["stripe secret", "second"]
-        .map(|text| SigningKey::Hmac(text.as_bytes().to_vec()))
-        .to_vec();
+    let keys = ["stripe secret", "second"].map(|text| SigningKey::Hmac(text.as_bytes().to_vec())).to_vec();
     let headers = sign(Signature::Stripe, keys, "msg_1", 1_614_265_330, b"{}");
     let expected = "t=1614265330,\
         v1=64b59af27c6ecf8bb9f8b4cb5e8b55b243257ac7a5851a6bdf74431a50db8a27,\
@@ -190,11 +155,7 @@ fn github_stripe_and_none() {
 
     let headers = sign(Signature::None, Vec::new(), "msg_1", 7, b"{}");
     assert_eq!(
-        (
-            text(&headers, "webhook-id"),
-            text(&headers, "webhook-timestamp"),
-            headers.len()
-        ),
+        (text(&headers, "webhook-id"), text(&headers, "webhook-timestamp"), headers.len()),
         ("msg_1", "7", 2)
     );
 }
@@ -215,13 +176,7 @@ async fn bytes_sent_are_bytes_signed() {
     let ed25519 = SigningKey::Ed25519([9; 32]);
     let mut options = Options::new("127.0.0.1:0".parse().unwrap());
     options.keys = [&hmac, &ed25519].map(verify::Key::from).to_vec();
-    options.paths.insert(
-        "/busy".to_owned(),
-        Script {
-            status: 503,
-            ..Script::default()
-        },
-    );
+    options.paths.insert("/busy".to_owned(), Script { status: 503, ..Script::default() });
     let (receiver, handle) = Receiver::bind(options).await.unwrap();
     let stop = CancellationToken::new();
     let attempts = async {
@@ -229,23 +184,13 @@ async fn bytes_sent_are_bytes_signed() {
         let schemes = [
             (Signature::Standard, vec![hmac.clone()]),
             (Signature::Standard, vec![ed25519.clone()]),
-            (
-                Signature::Standard,
-                vec![SigningKey::Hmac(vec![8; 32]), hmac.clone()],
-            ),
+            (Signature::Standard, vec![SigningKey::Hmac(vec![8; 32]), hmac.clone()]),
             (Signature::Github, vec![hmac.clone()]),
             (Signature::Stripe, vec![hmac.clone()]),
         ];
         for (signature, keys) in schemes {
             for body in [&b""[..], b" {\"a\" : 1}\n", b"\xff\x00\x80", &[b'x'; 1_000_000]] {
-                send(
-                    &client,
-                    &handle.url("/ok"),
-                    &endpoint(signature, keys.clone()),
-                    body,
-                    200,
-                )
-                .await;
+                send(&client, &handle.url("/ok"), &endpoint(signature, keys.clone()), body, 200).await;
             }
         }
         let wrong = endpoint(Signature::Standard, vec![SigningKey::Hmac(vec![8; 32])]);
@@ -257,16 +202,10 @@ async fn bytes_sent_are_bytes_signed() {
     let (served, ()) = tokio::join!(receiver.run(stop.clone()), attempts);
     served.unwrap();
     let stats = handle.stats();
-    assert_eq!(
-        (stats.received, stats.verified, stats.failed_verification),
-        (22, 20, 2)
-    );
+    assert_eq!((stats.received, stats.verified, stats.failed_verification), (22, 20, 2));
     // One id, on two paths: nineteen came after it had been accepted on the first.
     assert_eq!((stats.unique, stats.duplicates), (2, 19));
-    assert_eq!(
-        stats.answered.into_iter().collect::<Vec<_>>(),
-        [(200, 20), (503, 2)]
-    );
+    assert_eq!(stats.answered.into_iter().collect::<Vec<_>>(), [(200, 20), (503, 2)]);
     for received in handle.last() {
         assert_eq!(received.header("x-request-id"), "r1");
         assert_eq!((received.id(), received.header("arauto-attempt")), ("msg_1", "1"));

@@ -46,9 +46,7 @@ impl std::fmt::Debug for Admin {
 impl Admin {
     /// Makes the client; the brokers are asked later.
     pub fn new(kafka: &settings::Kafka) -> Result<Self, Error> {
-        let client = client_config(kafka)
-            .create_with_context(Context)
-            .map_err(Error::Client)?;
+        let client = client_config(kafka).create_with_context(Context).map_err(Error::Client)?;
         Ok(Self(Some(Arc::new(client))))
     }
 
@@ -57,36 +55,19 @@ impl Admin {
         let metadata = self.metadata().await?;
         let existing = usable(&metadata);
         let prefix = settings.topics.prefix.as_str();
-        let (own, others): (Vec<&str>, Vec<&str>) = existing
-            .keys()
-            .map(String::as_str)
-            .partition(|topic| is_own(prefix, topic));
+        let (own, others): (Vec<&str>, Vec<&str>) =
+            existing.keys().map(String::as_str).partition(|topic| is_own(prefix, topic));
         let (sources, missing_sources) = sources(&settings.kafka.topics, &others);
-        let asked: Vec<&str> = own
-            .iter()
-            .copied()
-            .chain(sources.iter().map(String::as_str))
-            .collect();
+        let asked: Vec<&str> = own.iter().copied().chain(sources.iter().map(String::as_str)).collect();
         let mut configs = self.describe(any_broker(&metadata), &asked).await?;
         let largest = largest_message(sources.iter().filter_map(|topic| configs.get(topic)));
         let needed = needed(&settings.topics, largest, own.iter().copied());
         let found = needed.iter().filter_map(|topic| {
             let partitions = *existing.get(&topic.name)?;
-            Some((
-                topic.name.clone(),
-                Found {
-                    partitions,
-                    config: configs.remove(&topic.name),
-                },
-            ))
+            Some((topic.name.clone(), Found { partitions, config: configs.remove(&topic.name) }))
         });
         let found = found.collect();
-        Ok(Inspection {
-            found,
-            needed,
-            sources,
-            missing_sources,
-        })
+        Ok(Inspection { found, needed, sources, missing_sources })
     }
 
     /// Creates topics and waits until they can be used. One that exists is fine: another instance was first.
@@ -95,14 +76,8 @@ impl Admin {
             return Ok(());
         }
         let new: Vec<NewTopic<'_>> = topics.iter().map(new_topic).collect();
-        let options = AdminOptions::new()
-            .request_timeout(Some(REQUEST))
-            .operation_timeout(Some(REQUEST));
-        let results = self
-            .client()
-            .create_topics(&new, &options)
-            .await
-            .map_err(Error::CannotCreate)?;
+        let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
+        let results = self.client().create_topics(&new, &options).await.map_err(Error::CannotCreate)?;
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -116,10 +91,7 @@ impl Admin {
         let deadline = Instant::now() + SETTLE;
         loop {
             let existing = self.partitions().await?;
-            let absent = topics
-                .iter()
-                .map(|topic| &topic.name)
-                .filter(|name| !existing.contains_key(*name));
+            let absent = topics.iter().map(|topic| &topic.name).filter(|name| !existing.contains_key(*name));
             let absent: Vec<String> = absent.cloned().collect();
             if absent.is_empty() {
                 return Ok(());
@@ -139,10 +111,7 @@ impl Admin {
     async fn metadata(&self) -> Result<Metadata, Error> {
         let client = Arc::clone(self.client());
         let asked = tokio::task::spawn_blocking(move || client.inner().fetch_metadata(None, REQUEST));
-        asked
-            .await
-            .expect("asking does not panic, and nobody cancels it")
-            .map_err(Error::Unreachable)
+        asked.await.expect("asking does not panic, and nobody cancels it").map_err(Error::Unreachable)
     }
 
     /// The configuration of topics, as far as the brokers tell.
@@ -157,9 +126,7 @@ impl Admin {
         let mut configs = BTreeMap::new();
         for some in topics.chunks(DESCRIBED_AT_ONCE) {
             let resources: Vec<_> = some.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-            let options = AdminOptions::new()
-                .request_timeout(Some(REQUEST))
-                .broker_id(broker);
+            let options = AdminOptions::new().request_timeout(Some(REQUEST)).broker_id(broker);
             match self.client().describe_configs(&resources, &options).await {
                 Ok(described) => configs.extend(described.into_iter().flatten().filter_map(topic_config)),
                 Err(KafkaError::AdminOp(code)) if is_out_of_reach(code) => {
@@ -193,35 +160,23 @@ fn usable(metadata: &Metadata) -> BTreeMap<String, usize> {
             && !topic.partitions().is_empty()
             && topic.partitions().iter().all(|partition| partition.leader() >= 0)
     });
-    usable
-        .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
-        .collect()
+    usable.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect()
 }
 
 /// The broker that answered, or, if that was one whose id is not known yet, the first.
 fn any_broker(metadata: &Metadata) -> Option<i32> {
     let answered = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
-    answered.or_else(|| {
-        metadata
-            .brokers()
-            .first()
-            .map(rdkafka::metadata::MetadataBroker::id)
-    })
+    answered.or_else(|| metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id))
 }
 
 /// Existing source topics, and those configured by name that do not exist.
 fn sources(selectors: &[TopicSelector], others: &[&str]) -> (BTreeSet<String>, Vec<String>) {
-    let selected = others
-        .iter()
-        .filter(|topic| selectors.iter().any(|selector| selector.matches(topic)));
+    let selected = others.iter().filter(|topic| selectors.iter().any(|selector| selector.matches(topic)));
     let missing = selectors.iter().filter_map(|selector| match selector {
         TopicSelector::Name(name) => (!others.contains(&name.as_str())).then(|| name.clone()),
         TopicSelector::Pattern(..) => None,
     });
-    (
-        selected.map(|&topic| topic.to_owned()).collect(),
-        missing.collect(),
-    )
+    (selected.map(|&topic| topic.to_owned()).collect(), missing.collect())
 }
 
 fn largest_message<'a>(configs: impl Iterator<Item = &'a BTreeMap<String, String>>) -> usize {
@@ -230,15 +185,8 @@ fn largest_message<'a>(configs: impl Iterator<Item = &'a BTreeMap<String, String
 }
 
 fn new_topic(topic: &Topic) -> NewTopic<'_> {
-    let new = NewTopic::new(
-        &topic.name,
-        topic.partitions,
-        TopicReplication::Fixed(topic.replication),
-    );
-    topic
-        .config
-        .iter()
-        .fold(new, |new, (key, value)| new.set(key, value))
+    let new = NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication));
+    topic.config.iter().fold(new, |new, (key, value)| new.set(key, value))
 }
 
 /// A topic we may not describe comes back as one without any configuration.
@@ -246,10 +194,7 @@ fn topic_config(resource: ConfigResource) -> Option<(String, BTreeMap<String, St
     let OwnedResourceSpecifier::Topic(name) = resource.specifier else {
         return None;
     };
-    let entries = resource
-        .entries
-        .into_iter()
-        .filter_map(|entry| Some((entry.name, entry.value?)));
+    let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
     let config: BTreeMap<String, String> = entries.collect();
     (!config.is_empty()).then_some((name, config))
 }
@@ -274,16 +219,10 @@ mod tests {
     #[test]
     fn sources_are_what_is_selected_and_there() {
         let pattern = |text: &str| {
-            TopicSelector::Pattern(
-                regex::Regex::new(&format!("^(?:{text})$")).unwrap(),
-                text.to_owned(),
-            )
+            TopicSelector::Pattern(regex::Regex::new(&format!("^(?:{text})$")).unwrap(), text.to_owned())
         };
-        let selectors = [
-            TopicSelector::Name("orders".into()),
-            TopicSelector::Name("gone".into()),
-            pattern("pay.*"),
-        ];
+        let selectors =
+            [TopicSelector::Name("orders".into()), TopicSelector::Name("gone".into()), pattern("pay.*")];
         let (existing, missing) = sources(&selectors, &["orders", "payments", "pay", "prepay"]);
         assert_eq!(existing, ["orders", "pay", "payments"].map(str::to_owned).into());
         assert_eq!(missing, ["gone"]);
@@ -293,10 +232,7 @@ mod tests {
     fn the_largest_message_told_counts() {
         let config = |size: &str| BTreeMap::from([("max.message.bytes".to_owned(), size.to_owned())]);
         assert_eq!(largest_message([].into_iter()), DEFAULT_MAX_MESSAGE);
-        assert_eq!(
-            largest_message([config("1000"), config("3000000"), config("7")].iter()),
-            3_000_000
-        );
+        assert_eq!(largest_message([config("1000"), config("3000000"), config("7")].iter()), 3_000_000);
     }
 
     /// The mock broker does not describe: what exists is seen, what it is like is not.

@@ -16,9 +16,7 @@ pub const MAX_LEN: usize = 64;
 /// The id of an event that brings none: from where and when it stands. The time is in it because a topic that
 /// was deleted and made again starts over at offset 0.
 pub fn of_coordinates(ns: &str, topic: &str, partition: i32, offset: i64, timestamp_ms: i64) -> Arc<str> {
-    derive(format_args!(
-        "{ns}\0{topic}\0{partition}\0{offset}\0{timestamp_ms}"
-    ))
+    derive(format_args!("{ns}\0{topic}\0{partition}\0{offset}\0{timestamp_ms}"))
 }
 
 /// The id of a `CloudEvents` event, whose source and id are unique together.
@@ -28,11 +26,7 @@ pub fn of_cloudevent(source: &str, id: &str) -> Arc<str> {
 
 /// The id of an event that names it in a header or member: the value itself where it can be an id.
 pub fn of_value(value: &str) -> Arc<str> {
-    if is_plain(value) {
-        Arc::from(value)
-    } else {
-        derive(format_args!("id\0{value}"))
-    }
+    if is_plain(value) { Arc::from(value) } else { derive(format_args!("id\0{value}")) }
 }
 
 /// 1–64 of `A-Z a-z 0-9 _ -`.
@@ -70,12 +64,8 @@ mod tests {
         let vectors = include_str!("../../../tests/vectors/ids.json");
         let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
         for case in vectors["cases"].as_array().unwrap() {
-            let parts: Vec<&str> = case["parts"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|p| p.as_str().unwrap())
-                .collect();
+            let parts: Vec<&str> =
+                case["parts"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
             let id = match parts[..] {
                 ["cloudevents", source, id] => of_cloudevent(source, id),
                 ["id", value] => of_value(value),
@@ -99,10 +89,7 @@ mod tests {
             assert_eq!(&*of_value(id), id);
         }
         for value in ["a.b", "a b", "ä", "", too_long.as_str()] {
-            assert!(
-                of_value(value).starts_with("msg_") && is_plain(&of_value(value)),
-                "{value}"
-            );
+            assert!(of_value(value).starts_with("msg_") && is_plain(&of_value(value)), "{value}");
         }
     }
 }

@@ -50,11 +50,7 @@ impl Pointers {
     pub(super) fn find<'v>(&self, json: &'v [u8]) -> Found<'v> {
         let mut found = vec![None; self.len];
         let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let walked = Walk {
-            node: &self.root,
-            found: &mut found,
-        }
-        .deserialize(&mut deserializer);
+        let walked = Walk { node: &self.root, found: &mut found }.deserialize(&mut deserializer);
         if walked.and_then(|()| deserializer.end()).is_err() {
             found.fill(None);
         }
@@ -64,38 +60,19 @@ impl Pointers {
 
 impl Node {
     fn child(&self, token: &str) -> Option<&Self> {
-        self.children
-            .iter()
-            .find(|(name, _)| **name == *token)
-            .map(|(_, node)| node)
+        self.children.iter().find(|(name, _)| **name == *token).map(|(_, node)| node)
     }
 
     fn item(&self, index: usize) -> Option<&Self> {
-        self.children
-            .iter()
-            .find(|(_, node)| node.index == Some(index))
-            .map(|(_, node)| node)
+        self.children.iter().find(|(_, node)| node.index == Some(index)).map(|(_, node)| node)
     }
 
     fn child_or_new(&mut self, token: &str) -> &mut Self {
-        let at = self
-            .children
-            .iter()
-            .position(|(name, _)| **name == *token)
-            .unwrap_or_else(|| {
-                let index = token
-                    .parse()
-                    .ok()
-                    .filter(|index: &usize| index.to_string() == token);
-                self.children.push((
-                    token.into(),
-                    Self {
-                        index,
-                        ..Self::default()
-                    },
-                ));
-                self.children.len() - 1
-            });
+        let at = self.children.iter().position(|(name, _)| **name == *token).unwrap_or_else(|| {
+            let index = token.parse().ok().filter(|index: &usize| index.to_string() == token);
+            self.children.push((token.into(), Self { index, ..Self::default() }));
+            self.children.len() - 1
+        });
         &mut self.children[at].1
     }
 
@@ -126,9 +103,7 @@ impl<'v> DeserializeSeed<'v> for Walk<'_, '_, 'v> {
             return Ok(());
         }
         // Another pointer leads on from here: the same text once more.
-        serde_json::Deserializer::from_str(raw)
-            .deserialize_any(self)
-            .map_err(serde::de::Error::custom)
+        serde_json::Deserializer::from_str(raw).deserialize_any(self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -147,10 +122,7 @@ impl<'v> Visitor<'v> for Walk<'_, '_, 'v> {
             };
             // Of a repeated member the last one counts, as in most parsers, and with all that is in it.
             node.clear(self.found);
-            map.next_value_seed(Walk {
-                node,
-                found: self.found,
-            })?;
+            map.next_value_seed(Walk { node, found: self.found })?;
         }
         Ok(())
     }
@@ -158,12 +130,7 @@ impl<'v> Visitor<'v> for Walk<'_, '_, 'v> {
     fn visit_seq<A: SeqAccess<'v>>(self, mut seq: A) -> Result<(), A::Error> {
         for index in 0_usize.. {
             let more = match self.node.item(index) {
-                Some(node) => seq
-                    .next_element_seed(Walk {
-                        node,
-                        found: self.found,
-                    })?
-                    .is_some(),
+                Some(node) => seq.next_element_seed(Walk { node, found: self.found })?.is_some(),
                 None => seq.next_element::<IgnoredAny>()?.is_some(),
             };
             if !more {
@@ -245,72 +212,39 @@ mod tests {
     #[test]
     fn scalars_as_written_and_nothing_else() {
         let json = r#"{"s": "ä\n", "n": 1.50e2, "t": true, "f": false, "z": null, "o": {}, "a": [], "bad": "\ud800"}"#;
-        check(
-            json,
-            &["/s", "/n", "/t", "/f"],
-            &[Some("ä\n"), Some("1.50e2"), Some("true"), Some("false")],
-        );
+        check(json, &["/s", "/n", "/t", "/f"], &[Some("ä\n"), Some("1.50e2"), Some("true"), Some("false")]);
         check(json, &["/z", "/o", "/a", "/bad", "/none", "/s/0", ""], &[None; 7]);
-        check(
-            "123456789012345678901234567890",
-            &["", "/a"],
-            &[Some("123456789012345678901234567890"), None],
-        );
+        check("123456789012345678901234567890", &["", "/a"], &[Some("123456789012345678901234567890"), None]);
         check(r#" "root" "#, &[""], &[Some("root")]);
     }
 
     #[test]
     fn tokens_as_the_rfc_has_them() {
         let json = r#"{"a/b": 1, "m~n": 2, "": 3, " ": 4, "~1": 5, "x": ["y", {"z": 6}], "\u0061": 7}"#;
-        let pointers = [
-            "/a~1b", "/m~0n", "/", "/ ", "/~01", "/x/0", "/x/1/z", "/x/01", "/x/-", "/a",
-        ];
+        let pointers = ["/a~1b", "/m~0n", "/", "/ ", "/~01", "/x/0", "/x/1/z", "/x/01", "/x/-", "/a"];
         let want =
             ["1", "2", "3", "4", "5", "y", "6", "", "", "7"].map(|w| Some(w).filter(|w| !w.is_empty()));
         check(json, &pointers, &want);
-        check(
-            json,
-            &["/a", "/a", "not a pointer"],
-            &[Some("7"), Some("7"), None],
-        );
+        check(json, &["/a", "/a", "not a pointer"], &[Some("7"), Some("7"), None]);
     }
 
     #[test]
     fn one_pointer_may_lead_on_from_another() {
-        check(
-            r#"{"a": {"b": {"c": 1}}, "d": 2}"#,
-            &["/a", "/a/b/c", "/d"],
-            &[None, Some("1"), Some("2")],
-        );
-        check(
-            r#"{"a": "x", "d": 2}"#,
-            &["/a", "/a/b/c", "/d"],
-            &[Some("x"), None, Some("2")],
-        );
+        check(r#"{"a": {"b": {"c": 1}}, "d": 2}"#, &["/a", "/a/b/c", "/d"], &[None, Some("1"), Some("2")]);
+        check(r#"{"a": "x", "d": 2}"#, &["/a", "/a/b/c", "/d"], &[Some("x"), None, Some("2")]);
     }
 
     #[test]
     fn of_repeated_members_the_last_counts() {
-        check(
-            r#"{"a": {"b": 1}, "a": {"c": 2}}"#,
-            &["/a/b", "/a/c"],
-            &[None, Some("2")],
-        );
+        check(r#"{"a": {"b": 1}, "a": {"c": 2}}"#, &["/a/b", "/a/c"], &[None, Some("2")]);
         check(r#"{"a": {"b": 1}, "a": 3}"#, &["/a", "/a/b"], &[Some("3"), None]);
     }
 
     #[test]
     fn junk_has_no_answers() {
-        for json in [
-            "",
-            " ",
-            "{",
-            r#"{"a": 1"#,
-            r#"{"a": 1} x"#,
-            r#"{"a": 1}{}"#,
-            r#"{"a": 1,}"#,
-            "\u{feff}{}",
-        ] {
+        for json in
+            ["", " ", "{", r#"{"a": 1"#, r#"{"a": 1} x"#, r#"{"a": 1}{}"#, r#"{"a": 1,}"#, "\u{feff}{}"]
+        {
             check(json, &["/a"], &[None]);
         }
     }
@@ -333,10 +267,8 @@ mod tests {
 
     fn json() -> impl proptest::strategy::Strategy<Value = serde_json::Value> {
         use proptest::prelude::*;
-        let leaf = prop_oneof![
-            Just(serde_json::Value::Null),
-            "[a\"\\\\]{0,3}".prop_map(serde_json::Value::from)
-        ];
+        let leaf =
+            prop_oneof![Just(serde_json::Value::Null), "[a\"\\\\]{0,3}".prop_map(serde_json::Value::from)];
         leaf.prop_recursive(4, 32, 4, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..4).prop_map(serde_json::Value::from),

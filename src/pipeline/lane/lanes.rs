@@ -210,7 +210,8 @@ impl Fed {
 
     fn another_has_room(&self, since: u64, full: &Arc<Lane>) -> bool {
         // Every one is asked, so that each of them wakes us when it has room.
-        let with_room = |(lane, feed): &&(Arc<Lane>, u64)| *feed > since && !Arc::ptr_eq(lane, full) && lane.has_room();
+        let with_room =
+            |(lane, feed): &&(Arc<Lane>, u64)| *feed > since && !Arc::ptr_eq(lane, full) && lane.has_room();
         self.0.iter().filter(with_room).count() > 0
     }
 }

@@ -41,7 +41,8 @@ impl Runtime {
             target: Target::new(&endpoint.url, endpoint.timeout),
             template: Template::new(&endpoint),
             signer: Signer::new(&endpoint),
-            limiter: kept.unwrap_or_else(|| endpoint.rate.map(|rate| Arc::new(limiter(rate, endpoint.burst)))),
+            limiter: kept
+                .unwrap_or_else(|| endpoint.rate.map(|rate| Arc::new(limiter(rate, endpoint.burst)))),
             clock: DefaultClock::default(),
             endpoint,
         }

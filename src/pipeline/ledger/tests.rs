@@ -126,11 +126,8 @@ fn what_was_carried_survives_a_commit_before_it_was_read_again() {
 
 #[test]
 fn foreign_metadata_is_empty() {
-    let (ours, _) = encode(&Position {
-        base: 7,
-        horizon: 90,
-        owed: vec![Run { first: 8, last: 9, owed: Owed::All }],
-    });
+    let (ours, _) =
+        encode(&Position { base: 7, horizon: 90, owed: vec![Run { first: 8, last: 9, owed: Owed::All }] });
     assert!(decode(7, &ours).is_some());
     assert_eq!(decode(8, &ours), None, "of another offset");
     for foreign in ["", "arauto1:", "arauto2:AAAA", "{\"json\":1}", "arauto1:!!!!", "\u{fffd}\0"] {
@@ -159,7 +156,7 @@ proptest! {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Open { hole: u8, endpoints: u8 },
     Settle { which: usize },

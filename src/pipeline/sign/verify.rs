@@ -54,9 +54,7 @@ impl Key {
     /// so such a secret gives two keys.
     pub fn parse(secret: &str) -> Result<Vec<Self>, BadSecret> {
         let bytes = |text: &str| {
-            BASE64
-                .decode(text.as_bytes())
-                .map_err(|_| BadSecret("what follows the prefix is not base64"))
+            BASE64.decode(text.as_bytes()).map_err(|_| BadSecret("what follows the prefix is not base64"))
         };
         let literal = Self::Hmac(Box::new(keyed(secret.as_bytes())));
         if let Some(text) = secret.strip_prefix("whsec_") {
@@ -73,11 +71,7 @@ impl Key {
             let point = point.map_err(|_| BadSecret("whpk_ needs the 32 bytes of an Ed25519 key"))?;
             return Ok(vec![Self::Ed25519(Box::new(point))]);
         }
-        if secret.is_empty() {
-            Err(BadSecret("it is empty"))
-        } else {
-            Ok(vec![literal])
-        }
+        if secret.is_empty() { Err(BadSecret("it is empty")) } else { Ok(vec![literal]) }
     }
 }
 
@@ -85,9 +79,9 @@ impl From<&SigningKey> for Key {
     fn from(key: &SigningKey) -> Self {
         match key {
             SigningKey::Hmac(bytes) => Self::Hmac(Box::new(keyed(bytes))),
-            SigningKey::Ed25519(seed) => Self::Ed25519(Box::new(
-                ed25519_dalek::SigningKey::from_bytes(seed).verifying_key(),
-            )),
+            SigningKey::Ed25519(seed) => {
+                Self::Ed25519(Box::new(ed25519_dalek::SigningKey::from_bytes(seed).verifying_key()))
+            }
         }
     }
 }
@@ -121,21 +115,16 @@ fn standard(keys: &[Key], headers: &HeaderMap, body: &[u8], now_secs: i64) -> Re
     near(time, "webhook-timestamp", now_secs)?;
     let parts = [id.as_bytes(), b".", time.as_bytes(), b".", body];
     let whole = parts.concat();
-    accept(
-        signatures
-            .split(' ')
-            .filter_map(|entry| entry.split_once(','))
-            .any(|(version, encoded)| {
-                let Ok(signature) = BASE64.decode(encoded.as_bytes()) else {
-                    return false;
-                };
-                match version {
-                    "v1" => matches_hmac(keys, &parts, &signature),
-                    "v1a" => matches_ed25519(keys, &whole, &signature),
-                    _ => false,
-                }
-            }),
-    )
+    accept(signatures.split(' ').filter_map(|entry| entry.split_once(',')).any(|(version, encoded)| {
+        let Ok(signature) = BASE64.decode(encoded.as_bytes()) else {
+            return false;
+        };
+        match version {
+            "v1" => matches_hmac(keys, &parts, &signature),
+            "v1a" => matches_ed25519(keys, &whole, &signature),
+            _ => false,
+        }
+    }))
 }
 
 fn stripe(keys: &[Key], headers: &HeaderMap, body: &[u8], now_secs: i64) -> Result<(), Refused> {
@@ -157,20 +146,13 @@ fn github(keys: &[Key], headers: &HeaderMap, body: &[u8]) -> Result<(), Refused>
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName, called: &'static str) -> Result<&'a str, Refused> {
-    headers
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .ok_or(Refused::Malformed(called))
+    headers.get(name).and_then(|value| value.to_str().ok()).ok_or(Refused::Malformed(called))
 }
 
 fn near(time: &str, called: &'static str, now_secs: i64) -> Result<(), Refused> {
     let time: i64 = time.parse().map_err(|_| Refused::Malformed(called))?;
     let away = now_secs.saturating_sub(time);
-    if away.saturating_abs() <= TOLERANCE {
-        Ok(())
-    } else {
-        Err(Refused::Time(away))
-    }
+    if away.saturating_abs() <= TOLERANCE { Ok(()) } else { Err(Refused::Time(away)) }
 }
 
 fn accept(matches: bool) -> Result<(), Refused> {
@@ -178,9 +160,7 @@ fn accept(matches: bool) -> Result<(), Refused> {
 }
 
 fn matches_hex(keys: &[Key], parts: &[&[u8]], hex: &str) -> bool {
-    HEXLOWER_PERMISSIVE
-        .decode(hex.as_bytes())
-        .is_ok_and(|signature| matches_hmac(keys, parts, &signature))
+    HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).is_ok_and(|signature| matches_hmac(keys, parts, &signature))
 }
 
 fn matches_hmac(keys: &[Key], parts: &[&[u8]], signature: &[u8]) -> bool {
@@ -216,16 +196,10 @@ mod tests {
         now: i64,
         expected: Result<(), Refused>,
     ) {
-        let map: HeaderMap = headers
-            .iter()
-            .map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()))
-            .collect();
+        let map: HeaderMap =
+            headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
         let keys = Key::parse(secret).unwrap();
-        assert_eq!(
-            verify(&keys, &map, body.as_bytes(), now),
-            expected,
-            "{headers:?} at {now}"
-        );
+        assert_eq!(verify(&keys, &map, body.as_bytes(), now), expected, "{headers:?} at {now}");
     }
 
     fn standard_headers(signature: &str) -> [(&'static str, &str); 3] {
@@ -243,43 +217,13 @@ mod tests {
         let v2 = SIGNATURE.replace("v1,", "v2,");
         check(SECRET, &standard_headers(SIGNATURE), BODY, NOW, Ok(()));
         check(SECRET, &standard_headers(&both), BODY, NOW, Ok(()));
-        check(
-            SECRET,
-            &standard_headers(wrong),
-            BODY,
-            NOW,
-            Err(Refused::Mismatch),
-        );
+        check(SECRET, &standard_headers(wrong), BODY, NOW, Err(Refused::Mismatch));
         check(SECRET, &standard_headers(&v2), BODY, NOW, Err(Refused::Mismatch));
-        check(
-            SECRET,
-            &standard_headers("v1,"),
-            BODY,
-            NOW,
-            Err(Refused::Mismatch),
-        );
+        check(SECRET, &standard_headers("v1,"), BODY, NOW, Err(Refused::Mismatch));
         check(SECRET, &standard_headers(""), BODY, NOW, Err(Refused::Mismatch));
-        check(
-            SECRET,
-            &standard_headers(SIGNATURE),
-            "{}",
-            NOW,
-            Err(Refused::Mismatch),
-        );
-        check(
-            SECRET,
-            &standard_headers(SIGNATURE)[1..],
-            BODY,
-            NOW,
-            Err(Refused::Malformed("webhook-id")),
-        );
-        check(
-            SECRET,
-            &[("webhook-id", "msg_x")],
-            BODY,
-            NOW,
-            Err(Refused::Unsigned),
-        );
+        check(SECRET, &standard_headers(SIGNATURE), "{}", NOW, Err(Refused::Mismatch));
+        check(SECRET, &standard_headers(SIGNATURE)[1..], BODY, NOW, Err(Refused::Malformed("webhook-id")));
+        check(SECRET, &[("webhook-id", "msg_x")], BODY, NOW, Err(Refused::Unsigned));
     }
 
     #[test]
@@ -288,13 +232,7 @@ mod tests {
             check(SECRET, &standard_headers(SIGNATURE), BODY, NOW + away, Ok(()));
         }
         for away in [-301, 301] {
-            check(
-                SECRET,
-                &standard_headers(SIGNATURE),
-                BODY,
-                NOW + away,
-                Err(Refused::Time(away)),
-            );
+            check(SECRET, &standard_headers(SIGNATURE), BODY, NOW + away, Err(Refused::Time(away)));
         }
     }
 
@@ -304,20 +242,8 @@ mod tests {
             "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==";
         let public = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
         check(public, &standard_headers(signature), BODY, NOW, Ok(()));
-        check(
-            public,
-            &standard_headers(signature),
-            "{}",
-            NOW,
-            Err(Refused::Mismatch),
-        );
-        check(
-            SECRET,
-            &standard_headers(signature),
-            BODY,
-            NOW,
-            Err(Refused::Mismatch),
-        );
+        check(public, &standard_headers(signature), "{}", NOW, Err(Refused::Mismatch));
+        check(SECRET, &standard_headers(signature), BODY, NOW, Err(Refused::Mismatch));
     }
 
     #[test]
@@ -326,52 +252,16 @@ mod tests {
         let secret = "It's a Secret to Everybody";
         let hex = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
         let value = format!("sha256={hex}");
-        check(
-            secret,
-            &[("x-hub-signature-256", &value)],
-            "Hello, World!",
-            NOW,
-            Ok(()),
-        );
-        check(
-            secret,
-            &[("x-hub-signature-256", &value)],
-            "Hello, World",
-            NOW,
-            Err(Refused::Mismatch),
-        );
+        check(secret, &[("x-hub-signature-256", &value)], "Hello, World!", NOW, Ok(()));
+        check(secret, &[("x-hub-signature-256", &value)], "Hello, World", NOW, Err(Refused::Mismatch));
         let malformed = Err(Refused::Malformed("x-hub-signature-256"));
-        check(
-            secret,
-            &[("x-hub-signature-256", hex)],
-            "Hello, World!",
-            NOW,
-            malformed,
-        );
+        check(secret, &[("x-hub-signature-256", hex)], "Hello, World!", NOW, malformed);
 
         let value = "t=1614265330,v1=00,v1=STRIPE_HEX,v0=x".replace("STRIPE_HEX", STRIPE_HEX);
-        check(
-            "stripe secret",
-            &[("stripe-signature", &value)],
-            "{}",
-            NOW,
-            Ok(()),
-        );
-        check(
-            "stripe secret",
-            &[("stripe-signature", &value)],
-            "{}",
-            NOW + 301,
-            Err(Refused::Time(301)),
-        );
+        check("stripe secret", &[("stripe-signature", &value)], "{}", NOW, Ok(()));
+        check("stripe secret", &[("stripe-signature", &value)], "{}", NOW + 301, Err(Refused::Time(301)));
         let malformed = Err(Refused::Malformed("stripe-signature"));
-        check(
-            "stripe secret",
-            &[("stripe-signature", "v1=00")],
-            "{}",
-            NOW,
-            malformed,
-        );
+        check("stripe secret", &[("stripe-signature", "v1=00")], "{}", NOW, malformed);
     }
 
     /// `printf '1614265330.{}' | openssl dgst -sha256 -hmac 'stripe secret'`

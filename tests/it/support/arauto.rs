@@ -41,11 +41,7 @@ impl Arauto {
         let mut arauto = Self::spawn([OsStr::new("run"), OsStr::new("--config"), config.as_os_str()]);
         let address = eventually(PATIENCE, "the admin server to listen", async || {
             let ended = arauto.child.try_wait().unwrap();
-            assert!(
-                ended.is_none(),
-                "arauto ended before it listened: {}",
-                ended.unwrap()
-            );
+            assert!(ended.is_none(), "arauto ended before it listened: {}", ended.unwrap());
             let line = arauto.logged("admin listening")?;
             Some(field(&line, "address").expect("an address").to_owned())
         })
@@ -66,22 +62,14 @@ impl Arauto {
         let log = Arc::new(Mutex::new(Vec::new()));
         collect(child.stdout.take().expect("stdout is a pipe"), &log);
         collect(child.stderr.take().expect("stderr is a pipe"), &log);
-        Self {
-            child,
-            log,
-            admin: None,
-        }
+        Self { child, log, admin: None }
     }
 
     /// Waits until `/readyz` says 200.
     pub(crate) async fn wait_until_ready(&mut self, within: Duration) {
         eventually(within, "arauto to be ready", async || {
             let ended = self.child.try_wait().unwrap();
-            assert!(
-                ended.is_none(),
-                "arauto ended before it was ready: {}",
-                ended.unwrap()
-            );
+            assert!(ended.is_none(), "arauto ended before it was ready: {}", ended.unwrap());
             self.is_ready().await.then_some(())
         })
         .await;
@@ -95,9 +83,7 @@ impl Arauto {
     /// Status and body of a page of the admin server; `None` when it does not answer.
     pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
         let (address, path) = (self.admin_address().to_owned(), path.to_owned());
-        tokio::task::spawn_blocking(move || get(&address, &path).ok())
-            .await
-            .unwrap()
+        tokio::task::spawn_blocking(move || get(&address, &path).ok()).await.unwrap()
     }
 
     /// Its metrics now.
@@ -109,10 +95,7 @@ impl Arauto {
 
     /// Waits until its metrics are as `condition` wants them.
     pub(crate) async fn wait_for_metrics(&self, what: &str, condition: impl Fn(&Metrics) -> bool) -> Metrics {
-        eventually(PATIENCE, what, async || {
-            Some(self.metrics().await).filter(&condition)
-        })
-        .await
+        eventually(PATIENCE, what, async || Some(self.metrics().await).filter(&condition)).await
     }
 
     /// `host:port` of the admin server.
@@ -128,10 +111,7 @@ impl Arauto {
     /// Asks it to end and waits for that; its exit code.
     pub(crate) async fn stop(&mut self) -> i32 {
         self.sigterm();
-        self.ended(PATIENCE)
-            .await
-            .code()
-            .expect("an exit code, not a signal")
+        self.ended(PATIENCE).await.code().expect("an exit code, not a signal")
     }
 
     /// Kills it (SIGKILL) and waits for its end.
@@ -172,34 +152,23 @@ impl Arauto {
 
     /// Its log lines so far; what is not JSON is left out.
     pub(crate) fn log(&self) -> Vec<Value> {
-        self.output()
-            .iter()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        self.output().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The first log line with this message.
     pub(crate) fn logged(&self, message: &str) -> Option<Value> {
-        self.log()
-            .into_iter()
-            .find(|line| field(line, "message") == Some(message))
+        self.log().into_iter().find(|line| field(line, "message") == Some(message))
     }
 
     /// Waits for a log line with this message.
     pub(crate) async fn wait_for_log(&self, message: &str) -> Value {
-        eventually(PATIENCE, &format!("the log line {message:?}"), async || {
-            self.logged(message)
-        })
-        .await
+        eventually(PATIENCE, &format!("the log line {message:?}"), async || self.logged(message)).await
     }
 
     /// Resident memory in bytes (Linux).
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("a living process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a living process");
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kilobytes * 1024
     }
@@ -244,9 +213,7 @@ fn get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
 }

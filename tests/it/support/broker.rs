@@ -43,16 +43,9 @@ impl Broker {
     /// Starts a broker and waits until it serves.
     pub(crate) async fn start() -> Self {
         let dir = TempDir::with_prefix("arauto-kafka-").expect("a temporary directory");
-        let mut broker = Self {
-            dir,
-            address: String::new(),
-            running: None,
-        };
+        let mut broker = Self { dir, address: String::new(), running: None };
         broker.run().await;
-        broker.address = std::fs::read_to_string(broker.path("address"))
-            .unwrap()
-            .trim()
-            .to_owned();
+        broker.address = std::fs::read_to_string(broker.path("address")).unwrap().trim().to_owned();
         broker
     }
 
@@ -83,10 +76,7 @@ impl Broker {
     /// Sends it a signal by name. `STOP` freezes it: connections stay open, nothing is answered, until
     /// `CONT`.
     pub(crate) fn signal(&self, name: &str) {
-        send_signal(
-            self.running.as_ref().expect("the broker is stopped").child.id(),
-            name,
-        );
+        send_signal(self.running.as_ref().expect("the broker is stopped").child.id(), name);
     }
 
     async fn run(&mut self) {
@@ -100,19 +90,12 @@ impl Broker {
             .spawn()
             .expect("tests/kafka/broker can be started");
         let lifeline = child.stdin.take().expect("stdin is a pipe");
-        let running = self.running.insert(Running {
-            child,
-            _lifeline: lifeline,
-        });
+        let running = self.running.insert(Running { child, _lifeline: lifeline });
         let log = self.dir.path().join("log");
         until(PATIENCE, "the broker to start", async || {
             let log = std::fs::read_to_string(&log).unwrap();
             let ended = running.child.try_wait().unwrap();
-            assert!(
-                ended.is_none(),
-                "the broker did not start ({}):\n{log}",
-                ended.unwrap()
-            );
+            assert!(ended.is_none(), "the broker did not start ({}):\n{log}", ended.unwrap());
             log.contains("Kafka Server started")
         })
         .await;
@@ -120,10 +103,7 @@ impl Broker {
 
     async fn ended(&mut self) -> ExitStatus {
         let mut running = self.running.take().expect("the broker is stopped");
-        eventually(PATIENCE, "the broker to end", async || {
-            running.child.try_wait().unwrap()
-        })
-        .await
+        eventually(PATIENCE, "the broker to end", async || running.child.try_wait().unwrap()).await
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -142,9 +122,6 @@ impl Drop for Broker {
 
 /// Sends a signal by name with `kill`, which needs no unsafe code and no further crate.
 pub(crate) fn send_signal(pid: u32, name: &str) {
-    let status = Command::new("kill")
-        .args(["-s", name, &pid.to_string()])
-        .status()
-        .expect("kill exists");
+    let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status().expect("kill exists");
     assert!(status.success(), "SIG{name} could not be sent to {pid}");
 }

@@ -48,9 +48,7 @@ impl Cluster {
 
     /// The cluster at this address.
     pub(crate) fn at(brokers: impl Into<String>) -> Self {
-        Self {
-            brokers: brokers.into(),
-        }
+        Self { brokers: brokers.into() }
     }
 
     /// Its address, as clients want it.
@@ -61,56 +59,31 @@ impl Cluster {
     /// Makes a topic and waits until its partitions have leaders.
     pub(crate) async fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
-        let topic = config
-            .iter()
-            .fold(topic, |topic, (key, value)| topic.set(key, value));
-        let results = self
-            .admin()
-            .create_topics([&topic], &admin_options())
-            .await
-            .unwrap();
-        results[0]
-            .as_ref()
-            .unwrap_or_else(|(name, code)| panic!("topic {name} was not made: {code}"));
+        let topic = config.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
+        let results = self.admin().create_topics([&topic], &admin_options()).await.unwrap();
+        results[0].as_ref().unwrap_or_else(|(name, code)| panic!("topic {name} was not made: {code}"));
         self.wait_for_partitions(name, partitions).await;
     }
 
     /// Deletes a topic.
     pub(crate) async fn delete_topic(&self, name: &str) {
-        let results = self
-            .admin()
-            .delete_topics(&[name], &admin_options())
-            .await
-            .unwrap();
-        results[0]
-            .as_ref()
-            .unwrap_or_else(|(name, code)| panic!("topic {name} was not deleted: {code}"));
+        let results = self.admin().delete_topics(&[name], &admin_options()).await.unwrap();
+        results[0].as_ref().unwrap_or_else(|(name, code)| panic!("topic {name} was not deleted: {code}"));
     }
 
     /// Gives a topic more partitions, `total` in the end.
     pub(crate) async fn add_partitions(&self, topic: &str, total: i32) {
         let partitions = NewPartitions::new(topic, usize::try_from(total).unwrap());
-        let results = self
-            .admin()
-            .create_partitions([&partitions], &admin_options())
-            .await
-            .unwrap();
-        results[0]
-            .as_ref()
-            .unwrap_or_else(|(name, code)| panic!("{name} got no more partitions: {code}"));
+        let results = self.admin().create_partitions([&partitions], &admin_options()).await.unwrap();
+        results[0].as_ref().unwrap_or_else(|(name, code)| panic!("{name} got no more partitions: {code}"));
         self.wait_for_partitions(topic, total).await;
     }
 
     /// Removes the records of a partition below `before`.
     pub(crate) async fn delete_records(&self, topic: &str, partition: i32, before: i64) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(before))
-            .unwrap();
-        let result = self
-            .admin()
-            .delete_records(&list, &admin_options())
-            .await
-            .unwrap();
+        list.add_partition_offset(topic, partition, Offset::Offset(before)).unwrap();
+        let result = self.admin().delete_records(&list, &admin_options()).await.unwrap();
         for element in result.elements() {
             element.error().expect("records are removed");
         }
@@ -119,19 +92,9 @@ impl Cluster {
     /// The configuration of a topic, defaults included.
     pub(crate) async fn topic_config(&self, topic: &str) -> BTreeMap<String, String> {
         let resource = ResourceSpecifier::Topic(topic);
-        let mut results = self
-            .admin()
-            .describe_configs([&resource], &admin_options())
-            .await
-            .unwrap();
-        let config = results
-            .remove(0)
-            .unwrap_or_else(|code| panic!("{topic} has no configuration: {code}"));
-        config
-            .entries
-            .into_iter()
-            .map(|entry| (entry.name, entry.value.unwrap_or_default()))
-            .collect()
+        let mut results = self.admin().describe_configs([&resource], &admin_options()).await.unwrap();
+        let config = results.remove(0).unwrap_or_else(|code| panic!("{topic} has no configuration: {code}"));
+        config.entries.into_iter().map(|entry| (entry.name, entry.value.unwrap_or_default())).collect()
     }
 
     /// All topics and how many partitions they have.
@@ -156,10 +119,7 @@ impl Cluster {
         for delivery in sent {
             let delivery = delivery.await.expect("the producer lives");
             let delivery = delivery.unwrap_or_else(|(error, _)| panic!("a record was not produced: {error}"));
-            positions.push(Position {
-                partition: delivery.partition,
-                offset: delivery.offset,
-            });
+            positions.push(Position { partition: delivery.partition, offset: delivery.offset });
         }
         positions
     }
@@ -174,10 +134,7 @@ impl Cluster {
             producer.init_transactions(TIMEOUT).unwrap();
             producer.begin_transaction().unwrap();
             for record in &records {
-                producer
-                    .send(base_record(record))
-                    .map_err(|(error, _)| error)
-                    .unwrap();
+                producer.send(base_record(record)).map_err(|(error, _)| error).unwrap();
             }
             // An abort purges what was not sent yet, and the test wants the records in the log.
             producer.flush(TIMEOUT).unwrap();
@@ -200,10 +157,7 @@ impl Cluster {
     pub(crate) async fn watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
         let topic = topic.to_owned();
         self.blocking(move |cluster| {
-            cluster
-                .consumer("")
-                .fetch_watermarks(&topic, partition, TIMEOUT)
-                .unwrap()
+            cluster.consumer("").fetch_watermarks(&topic, partition, TIMEOUT).unwrap()
         })
         .await
     }
@@ -254,14 +208,8 @@ impl Cluster {
 
     /// Deletes a group with its offsets. It must have no members.
     pub(crate) async fn delete_group(&self, group: &str) {
-        let results = self
-            .admin()
-            .delete_groups(&[group], &admin_options())
-            .await
-            .unwrap();
-        results[0]
-            .as_ref()
-            .unwrap_or_else(|(name, code)| panic!("group {name} was not deleted: {code}"));
+        let results = self.admin().delete_groups(&[group], &admin_options()).await.unwrap();
+        results[0].as_ref().unwrap_or_else(|(name, code)| panic!("group {name} was not deleted: {code}"));
     }
 
     async fn wait_for_partitions(&self, topic: &str, partitions: i32) {
@@ -282,17 +230,13 @@ impl Cluster {
         let mut list = TopicPartitionList::new();
         let mut unread = partitions(&consumer, topic);
         for partition in &unread {
-            list.add_partition_offset(topic, *partition, Offset::Beginning)
-                .unwrap();
+            list.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();
         }
         consumer.assign(&list).unwrap();
         let mut records = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         while !unread.is_empty() {
-            assert!(
-                Instant::now() < deadline,
-                "topic {topic} could not be read to its end"
-            );
+            assert!(Instant::now() < deadline, "topic {topic} could not be read to its end");
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => records.push(Record::from_message(&message)),
                 Some(Err(KafkaError::PartitionEOF(partition))) => unread.retain(|other| *other != partition),
@@ -318,12 +262,8 @@ impl Cluster {
 
     fn consumer(&self, group: &str) -> BaseConsumer {
         let mut config = self.client_config();
-        config
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true");
-        config
-            .set("isolation.level", "read_committed")
-            .set("auto.offset.reset", "earliest");
+        config.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        config.set("isolation.level", "read_committed").set("auto.offset.reset", "earliest");
         // librdkafka wants a group for a consumer that joins none, too.
         config.set("group.id", if group.is_empty() { "tests" } else { group });
         config.create().unwrap()
@@ -333,9 +273,7 @@ impl Cluster {
         let mut config = self.client_config();
         config.set("enable.idempotence", "true").set("linger.ms", "5");
         // Room for a whole test's records at once; the defaults hold 100,000.
-        config
-            .set("queue.buffering.max.messages", "2000000")
-            .set("queue.buffering.max.kbytes", "1048576");
+        config.set("queue.buffering.max.messages", "2000000").set("queue.buffering.max.kbytes", "1048576");
         // Some tests write records as large as their topic takes; the topic decides.
         config.set("message.max.bytes", "20000000");
         config
@@ -349,18 +287,12 @@ impl Cluster {
 }
 
 fn admin_options() -> AdminOptions {
-    AdminOptions::new()
-        .request_timeout(Some(TIMEOUT))
-        .operation_timeout(Some(TIMEOUT))
+    AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
 }
 
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Vec<i32> {
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).unwrap();
-    metadata.topics()[0]
-        .partitions()
-        .iter()
-        .map(rdkafka::metadata::MetadataPartition::id)
-        .collect()
+    metadata.topics()[0].partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect()
 }
 
 fn has_leaders(consumer: &BaseConsumer, topic: &str, partitions: i32) -> bool {
@@ -381,10 +313,7 @@ fn send(producer: &FutureProducer, record: &NewRecord) -> rdkafka::producer::Del
         timestamp: record.timestamp,
         headers: Some(record.rdkafka_headers()),
     };
-    producer
-        .send_result(future_record)
-        .map_err(|(error, _)| error)
-        .expect("room in the producer's queue")
+    producer.send_result(future_record).map_err(|(error, _)| error).expect("room in the producer's queue")
 }
 
 fn base_record(record: &NewRecord) -> BaseRecord<'_, Vec<u8>, Vec<u8>> {

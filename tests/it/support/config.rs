@@ -44,11 +44,7 @@ impl Config {
     /// Leaves a key out, written with dots.
     pub(crate) fn without(mut self, key: &str) -> Self {
         let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
-        let table = if section.is_empty() {
-            &mut self.table
-        } else {
-            descend(&mut self.table, section)
-        };
+        let table = if section.is_empty() { &mut self.table } else { descend(&mut self.table, section) };
         table.remove(name);
         self
     }
@@ -61,14 +57,8 @@ impl Config {
 
     /// Adds an endpoint.
     pub(crate) fn endpoint(mut self, endpoint: Endpoint) -> Self {
-        let endpoints = self
-            .table
-            .entry("endpoints")
-            .or_insert_with(|| Value::Array(Vec::new()));
-        endpoints
-            .as_array_mut()
-            .expect("endpoints are an array")
-            .push(Value::Table(endpoint.table));
+        let endpoints = self.table.entry("endpoints").or_insert_with(|| Value::Array(Vec::new()));
+        endpoints.as_array_mut().expect("endpoints are an array").push(Value::Table(endpoint.table));
         self
     }
 
@@ -119,10 +109,7 @@ impl Endpoint {
     /// An endpoint that signs with [`SECRET`].
     pub(crate) fn new(id: &str, url: &str) -> Self {
         let endpoint = Self { table: Table::new() };
-        endpoint
-            .set("id", id)
-            .set("url", url)
-            .set("secrets", vec![SECRET])
+        endpoint.set("id", id).set("url", url).set("secrets", vec![SECRET])
     }
 
     /// Sets a key, written with dots: `retry.schedule`.

@@ -43,9 +43,7 @@ pub(crate) struct Request {
 impl Request {
     /// A header as text; `None` if there is none.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .get(name)
-            .map(|value| value.to_str().expect("a header of text"))
+        self.headers.get(name).map(|value| value.to_str().expect("a header of text"))
     }
 
     /// Was it answered with a 2xx?
@@ -72,20 +70,12 @@ impl Reply {
 
     /// This status at once.
     pub(crate) fn status(status: u16) -> Self {
-        Self {
-            status: Some(status),
-            headers: Vec::new(),
-            body: Bytes::new(),
-            delay: Duration::ZERO,
-        }
+        Self { status: Some(status), headers: Vec::new(), body: Bytes::new(), delay: Duration::ZERO }
     }
 
     /// No answer, ever; the connection stays open.
     pub(crate) fn never() -> Self {
-        Self {
-            status: None,
-            ..Self::ok()
-        }
+        Self { status: None, ..Self::ok() }
     }
 
     /// With one more header.
@@ -136,21 +126,12 @@ impl Hook {
             open: 0,
             most_open: 0,
         }));
-        let app = Router::new()
-            .fallback(answer)
-            .layer(DefaultBodyLimit::disable())
-            .with_state(shared.clone());
+        let app =
+            Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(shared.clone());
         let serve = async move { axum::serve(listener, app).await.expect("the receiver serves") };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "ends with the hook, not with the application's tasks"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "ends with the hook, not with the application's tasks")]
         let server = tokio::spawn(serve);
-        Self {
-            address,
-            shared,
-            server,
-        }
+        Self { address, shared, server }
     }
 
     /// A receiver that answers everything with 200.
@@ -165,14 +146,8 @@ impl Hook {
 
     /// A receiver that answers the first `times` requests of each id with this status, and then 200.
     pub(crate) async fn failing_first(times: usize, status: u16) -> Self {
-        Self::start(move |request| {
-            if request.nth <= times {
-                Reply::status(status)
-            } else {
-                Reply::ok()
-            }
-        })
-        .await
+        Self::start(move |request| if request.nth <= times { Reply::status(status) } else { Reply::ok() })
+            .await
     }
 
     /// From now on answers what `script` says.
@@ -202,12 +177,7 @@ impl Hook {
 
     /// The requests with this id, in order of arrival.
     pub(crate) fn requests_of(&self, id: &str) -> Vec<Arc<Request>> {
-        self.lock()
-            .requests
-            .iter()
-            .filter(|request| request.id == id)
-            .cloned()
-            .collect()
+        self.lock().requests.iter().filter(|request| request.id == id).cloned().collect()
     }
 
     /// The ids that were answered with a 2xx.
@@ -240,9 +210,7 @@ impl Hook {
     pub(crate) fn accepted_bodies(&self) -> BTreeSet<String> {
         let shared = self.lock();
         let accepted = shared.requests.iter().filter(|request| request.accepted());
-        accepted
-            .map(|request| String::from_utf8_lossy(&request.body).into_owned())
-            .collect()
+        accepted.map(|request| String::from_utf8_lossy(&request.body).into_owned()).collect()
     }
 
     /// The most requests that were under way at the same time.
@@ -253,10 +221,7 @@ impl Hook {
     /// Waits until `ids` different ids have been answered with a 2xx.
     pub(crate) async fn wait_for(&self, ids: usize, within: Duration) {
         let what = format!("{ids} different ids to be accepted by {}", self.address);
-        eventually(within, &what, async || {
-            (self.accepted().len() >= ids).then_some(())
-        })
-        .await;
+        eventually(within, &what, async || (self.accepted().len() >= ids).then_some(())).await;
     }
 
     /// Waits until `count` requests have come.
@@ -307,31 +272,13 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let _open = Open::new(&shared);
-    let id = headers
-        .get("webhook-id")
-        .and_then(|id| id.to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
+    let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     let reply = {
         let mut shared = lock(&shared);
-        let nth = shared
-            .seen
-            .entry(id.clone())
-            .and_modify(|seen| *seen += 1)
-            .or_insert(1);
+        let nth = shared.seen.entry(id.clone()).and_modify(|seen| *seen += 1).or_insert(1);
         let nth = *nth;
         let (at, at_ms) = (Instant::now(), now_ms());
-        let mut request = Request {
-            id,
-            nth,
-            at,
-            at_ms,
-            method,
-            uri,
-            headers,
-            body,
-            status: None,
-        };
+        let mut request = Request { id, nth, at, at_ms, method, uri, headers, body, status: None };
         let reply = (shared.script)(&request);
         request.status = reply.status;
         shared.requests.push(Arc::new(request));
@@ -344,9 +291,7 @@ async fn answer(
     let mut response = (StatusCode::from_u16(status).unwrap(), reply.body).into_response();
     for (name, value) in reply.headers {
         let name: axum::http::HeaderName = name.parse().expect("a header name");
-        response
-            .headers_mut()
-            .append(name, value.parse().expect("a header value"));
+        response.headers_mut().append(name, value.parse().expect("a header value"));
     }
     response
 }

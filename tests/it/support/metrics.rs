@@ -41,10 +41,7 @@ impl Metrics {
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let mut matching = self.matching(name, labels);
         let value = matching.next().map(|(_, value)| value);
-        assert!(
-            matching.next().is_none(),
-            "more than one series of {name} has the labels {labels:?}"
-        );
+        assert!(matching.next().is_none(), "more than one series of {name} has the labels {labels:?}");
         value
     }
 
@@ -60,9 +57,7 @@ impl Metrics {
 
     /// The values a label has, over all series of this name.
     pub(crate) fn label_values(&self, name: &str, label: &str) -> BTreeSet<&str> {
-        self.matching(name, &[])
-            .filter_map(|(labels, _)| labels.get(label).map(String::as_str))
-            .collect()
+        self.matching(name, &[]).filter_map(|(labels, _)| labels.get(label).map(String::as_str)).collect()
     }
 
     fn matching<'a, 'q>(
@@ -83,16 +78,12 @@ impl Metrics {
 
 /// `name{label="value",…} 1.5`
 fn parse_series(line: &str) -> (String, Labels, f64) {
-    let (series, value) = line
-        .rsplit_once(' ')
-        .unwrap_or_else(|| panic!("no value in: {line}"));
+    let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value in: {line}"));
     let value = value.parse().unwrap_or_else(|_| panic!("no number in: {line}"));
     match series.split_once('{') {
         None => (series.to_owned(), Labels::new(), value),
         Some((name, labels)) => {
-            let labels = labels
-                .strip_suffix('}')
-                .unwrap_or_else(|| panic!("no closing brace in: {line}"));
+            let labels = labels.strip_suffix('}').unwrap_or_else(|| panic!("no closing brace in: {line}"));
             (name.to_owned(), parse_labels(labels), value)
         }
     }
@@ -101,9 +92,7 @@ fn parse_series(line: &str) -> (String, Labels, f64) {
 fn parse_labels(mut text: &str) -> Labels {
     let mut labels = Labels::new();
     while !text.is_empty() {
-        let (name, rest) = text
-            .split_once("=\"")
-            .unwrap_or_else(|| panic!("no label in: {text}"));
+        let (name, rest) = text.split_once("=\"").unwrap_or_else(|| panic!("no label in: {text}"));
         let (value, rest) = parse_label_value(rest);
         labels.insert(name.to_owned(), value);
         text = rest.strip_prefix(',').unwrap_or(rest);

@@ -54,11 +54,7 @@ impl Raw {
             reason = "ends with the receiver, not with the application's tasks"
         )]
         let server = tokio::spawn(serve);
-        Self {
-            address,
-            connections,
-            server,
-        }
+        Self { address, connections, server }
     }
 
     /// Reads a request, sends these bytes and closes the connection.

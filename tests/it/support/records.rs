@@ -21,10 +21,7 @@ pub(crate) struct NewRecord {
 impl NewRecord {
     /// A record without key and headers, in the partition librdkafka chooses, stamped now.
     pub(crate) fn new(topic: &str, value: impl Into<Vec<u8>>) -> Self {
-        Self {
-            value: Some(value.into()),
-            ..Self::tombstone(topic)
-        }
+        Self { value: Some(value.into()), ..Self::tombstone(topic) }
     }
 
     /// A record without a value.
@@ -71,15 +68,11 @@ impl NewRecord {
 
     /// The headers in rdkafka's form.
     pub(super) fn rdkafka_headers(&self) -> OwnedHeaders {
-        self.headers.iter().fold(
-            OwnedHeaders::new_with_capacity(self.headers.len()),
-            |headers, (key, value)| {
-                headers.insert(Header {
-                    key,
-                    value: value.as_ref(),
-                })
-            },
-        )
+        self.headers
+            .iter()
+            .fold(OwnedHeaders::new_with_capacity(self.headers.len()), |headers, (key, value)| {
+                headers.insert(Header { key, value: value.as_ref() })
+            })
     }
 }
 
@@ -116,27 +109,18 @@ impl Record {
     /// The first header of this name as text; `None` if there is none or its value is null.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
-        value
-            .as_deref()
-            .map(|value| std::str::from_utf8(value).expect("a header of text"))
+        value.as_deref().map(|value| std::str::from_utf8(value).expect("a header of text"))
     }
 
     /// The first header of this name as a number.
     pub(crate) fn number(&self, name: &str) -> i64 {
-        let text = self
-            .header(name)
-            .unwrap_or_else(|| panic!("no header {name} in {:?}", self.headers));
-        text.parse()
-            .unwrap_or_else(|_| panic!("header {name} is no number: {text}"))
+        let text = self.header(name).unwrap_or_else(|| panic!("no header {name} in {:?}", self.headers));
+        text.parse().unwrap_or_else(|_| panic!("header {name} is no number: {text}"))
     }
 
     /// The headers Arauto did not add.
     pub(crate) fn original_headers(&self) -> Vec<(String, Option<Vec<u8>>)> {
-        self.headers
-            .iter()
-            .filter(|(name, _)| !name.starts_with("arauto-"))
-            .cloned()
-            .collect()
+        self.headers.iter().filter(|(name, _)| !name.starts_with("arauto-")).cloned().collect()
     }
 
     pub(super) fn from_message(message: &BorrowedMessage<'_>) -> Self {
