@@ -414,7 +414,6 @@ mod tests {
             "arauto-id=msg_1",
             r"arauto-key=\x00\xff",
             "arauto-parks=6",
-            "arauto-uncharged=1",
             "arauto-reason=status",
             "arauto-replays=4",
             "arauto-source-offset=9223372036854775807",
@@ -422,6 +421,7 @@ mod tests {
             "arauto-source-timestamp=-1",
             "arauto-source-topic=orders",
             "arauto-status=503",
+            "arauto-uncharged=1",
             "arauto-unknown-since=5",
         ];
         assert_eq!(lines, want);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod addresses;
+mod at_least_once;
 mod config;
 mod dependencies;
 mod http;
