@@ -1,0 +1,47 @@
+//! What the ledger costs per delivery: open and settle in order, far out of order, and the commit's metadata.
+
+use arauto::pipeline::ledger::{Ledger, metadata, metadata::Position};
+use divan::{Bencher, black_box, counter::ItemsCount};
+
+fn main() {
+    divan::main();
+}
+
+const EVENTS: i64 = 10_000;
+
+#[divan::bench]
+fn settle_in_order(bencher: Bencher<'_, '_>) {
+    bencher.counter(ItemsCount::new(EVENTS as usize)).bench_local(|| {
+        let mut ledger = Ledger::new(Position::at(0));
+        for offset in 0..EVENTS {
+            let sequence = ledger.open(offset, 0, &[7]);
+            ledger.settle(Ledger::place(sequence, 0));
+        }
+        black_box(ledger.base())
+    });
+}
+
+/// The first stays open until all others are settled: the worst there is for a scan from the front.
+#[divan::bench]
+fn settle_the_first_last(bencher: Bencher<'_, '_>) {
+    bencher.counter(ItemsCount::new(EVENTS as usize)).bench_local(|| {
+        let mut ledger = Ledger::new(Position::at(0));
+        let sequences: Vec<u64> = (0..EVENTS).map(|offset| ledger.open(offset, 0, &[7])).collect();
+        for sequence in sequences.into_iter().rev() {
+            ledger.settle(Ledger::place(sequence, 0));
+        }
+        black_box(ledger.base())
+    });
+}
+
+#[divan::bench(args = [10, 1_000, 10_000])]
+fn commit_metadata(bencher: Bencher<'_, '_>, open: i64) {
+    let mut ledger = Ledger::new(Position::at(0));
+    for offset in 0..open {
+        let sequence = ledger.open(offset, 0, &[7, 8]);
+        if offset % 3 != 0 {
+            ledger.settle(Ledger::place(sequence, 0));
+        }
+    }
+    bencher.bench_local(|| metadata::encode(black_box(&ledger.position())));
+}
