@@ -195,7 +195,7 @@ impl App {
         Arc::new(Shared {
             registry: Arc::clone(&self.registry),
             decoder: Decoder::new(&settings.events, namespace),
-            lanes: Arc::new(Lanes::new(lanes)),
+            lanes: Arc::new(Lanes::new(lanes, Arc::clone(&self.registry))),
             settler,
             window,
             positions: Arc::clone(positions),

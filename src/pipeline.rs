@@ -9,6 +9,37 @@
 //!            └───────────────► ledger ◄───────────────────────────────┘
 //!                                 └─► commit ─► Kafka group offsets (+ metadata)
 //! ```
+//!
+//! `Record → Event → Delivery { event, endpoint, ticket } → Attempt → Outcome → (ticket settled)`. A retry topic is a
+//! source topic whose records wait until they are due and name their endpoint already: same task, lanes and settling.
+//!
+//! # Invariants, mostly absences
+//!
+//! 1. No stage holds a handle to an earlier one. The ticket is the only way back.
+//! 2. An offset is committed only when every delivery opened for it, and for all before it, is settled.
+//! 3. A retry or dead-letter record is acknowledged by the brokers before its ticket is settled, never after.
+//! 4. One endpoint's trouble costs the others its bounded share of the window and nothing else.
+//! 5. `decode`, `route`, `sign`, `outcome`, `retry`, `ledger` and `state` read no clock, no network, no environment.
+//! 6. The bytes signed are the bytes sent, and those of the Kafka record.
+//! 7. Nothing is dropped silently: every event ends in one counted outcome per matching endpoint.
+//! 8. No lock is held across an await; nothing that blocks runs on a runtime worker.
+//!
+//! # Non-obvious
+//!
+//! * Partition queues are split before the assignment takes effect. Split afterwards, records that were fetched in
+//!   between would arrive on the main queue. librdkafka keeps a forwarding set by the application.
+//! * The main queue must be polled although no record arrives on it: rebalances and errors do.
+//! * A split queue can miss its wake-up (rust-rdkafka issue 840); an idle one is looked at every second.
+//! * Offsets have holes. The watermark steps to the next offset that was *read*. At the end of a partition there is
+//!   none; then the end seen from beside is confirmed by reading the holes again ([`source`], `confirm_end`).
+//! * A commit that was refused for some of its partitions looks like success; what the brokers have is compared with
+//!   what we believe ([`ticket::Partition::compare_committed`]).
+//! * Brokers accept a commit of whoever has the right generation, owner of the partition or not: a life of a partition
+//!   that has ended is fenced under the lock that makes the list of commits ([`commit`]).
+//! * Manual commits refused as stale are not retried by librdkafka ([`commit::Committer::commit_finally`]).
+//! * Pausing throws fetched records away. It is used for waits of a minute and more on retry tiers, nowhere else.
+//! * A worker of a lane decides to end under the lock that shows it that there is nothing to do; otherwise a delivery
+//!   pushed in between would find no worker and start none.
 
 use std::sync::Arc;
 

@@ -70,8 +70,7 @@ impl Reloader {
         self.metrics
             .set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
         self.registry.replace(settings.endpoints.clone());
-        let snapshot = self.registry.snapshot();
-        self.lanes.update(|id| snapshot.by_id(id));
+        self.lanes.update();
         info!(?trigger, endpoints = settings.endpoints.len(), "configuration taken over");
         // What needs a restart keeps being compared with what runs.
         let mut running = (*self.settings).clone();

@@ -19,6 +19,7 @@ use self::runtime::Runtime;
 use super::{
     delivery::{Delivery, now},
     outcome::{self, Outcome, Reason},
+    route::may_have,
     window::Share,
 };
 use crate::{
@@ -206,6 +207,13 @@ impl Lane {
     async fn deliver_one(self: &Arc<Self>, mut delivery: Box<Delivery>) {
         let runtime = self.runtime.load_full();
         let settler = &self.shared.settler;
+        // The endpoint may have changed while the delivery was queued.
+        if !may_have(&runtime.endpoint, delivery.event()) {
+            return settler.unknown(*delivery);
+        }
+        if !runtime.endpoint.enabled {
+            return settler.removed(*delivery, Reason::Disabled);
+        }
         if delivery.age() >= runtime.endpoint.retry.max_age {
             return settler.dead(*delivery, Reason::Expired);
         }

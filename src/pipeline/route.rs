@@ -34,13 +34,18 @@ pub fn explain(event: &Event, endpoint: &Endpoint) -> Verdict {
         Verdict::Disabled
     } else if !endpoint.topics.as_ref().is_none_or(topic) {
         Verdict::NotTopic
-    } else if endpoint.tenant.is_some() && endpoint.tenant.as_deref() != event.tenant.as_deref() {
+    } else if !may_have(endpoint, event) {
         Verdict::NotTenant
     } else if !endpoint.types.as_ref().is_none_or(kind) {
         Verdict::NotType
     } else {
         Verdict::Wanted
     }
+}
+
+/// May the endpoint see the event at all? One of another tenant must not, whoever had its id before.
+pub fn may_have(endpoint: &Endpoint, event: &Event) -> bool {
+    endpoint.tenant.is_none() || endpoint.tenant.as_deref() == event.tenant.as_deref()
 }
 
 impl Verdict {

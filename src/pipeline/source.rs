@@ -15,6 +15,7 @@ use super::{
     lane::lanes::Fed,
     ledger::{Carried, Ledger, metadata::Owed},
     outcome::Reason,
+    route::may_have,
     ticket::Partition,
     window::Place,
 };
@@ -135,7 +136,7 @@ impl Source {
         for (slot, endpoint) in matches.iter().enumerate() {
             let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id)).await;
             self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Source);
-            self.hand(endpoint, delivery).await;
+            self.hand(delivery).await;
         }
         for (slot, hash) in gone.into_iter().enumerate() {
             let name: Arc<str> = hash_name(hash).into();
@@ -213,7 +214,7 @@ impl Source {
         if remaining > i64::try_from(self.shared.hold.as_millis()).unwrap_or(i64::MAX) {
             return settler.later(delivery, reason);
         }
-        self.hand(endpoint, delivery).await;
+        self.hand(delivery).await;
     }
 
     /// Waits until the record has been on its tier for the delay, or is due, whichever is first. The brokers' clock
@@ -301,9 +302,9 @@ impl Source {
     }
 
     /// Hands a delivery to its lane. When the partition is taken away meanwhile the event stays owed.
-    async fn hand(&mut self, endpoint: &Arc<Endpoint>, delivery: Delivery) {
+    async fn hand(&mut self, delivery: Delivery) {
         let mut slot = Handing(Some(delivery));
-        self.shared.lanes.hand(endpoint, &mut slot.0, &mut self.fed).await;
+        self.shared.lanes.hand(&mut slot.0, &mut self.fed).await;
     }
 
     /// The position is not in the log any more, or the log is another one.
@@ -349,9 +350,4 @@ impl Drop for Handing {
             delivery.ticket.hand_back();
         }
     }
-}
-
-/// An endpoint of another tenant must not see the event, whatever its id was before.
-fn may_have(endpoint: &Endpoint, event: &Event) -> bool {
-    endpoint.tenant.is_none() || endpoint.tenant.as_deref() == event.tenant.as_deref()
 }

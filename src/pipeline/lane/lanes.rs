@@ -20,7 +20,6 @@ use tokio::sync::Notify;
 use super::{Lane, Standing};
 use crate::{
     app::tasks::Tasks,
-    config::settings::Endpoint,
     http,
     metrics::Metrics,
     pipeline::{
@@ -28,6 +27,7 @@ use crate::{
         settle::Settler,
         window::{Share, Window},
     },
+    registry::Registry,
 };
 
 /// Lanes a partition remembers to have fed; more than a handful say nothing new about who has room.
@@ -110,13 +110,14 @@ impl Shared {
 /// Endpoint id → lane.
 pub struct Lanes {
     shared: Arc<Shared>,
+    registry: Arc<Registry>,
     lanes: Mutex<HashMap<Arc<str>, Arc<Lane>>>,
 }
 
 impl Lanes {
     /// No lanes yet.
-    pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), lanes: Mutex::default() }
+    pub fn new(shared: Shared, registry: Arc<Registry>) -> Self {
+        Self { shared: Arc::new(shared), registry, lanes: Mutex::default() }
     }
 
     /// How many partitions are assigned; each has its part of every lane's share.
@@ -124,22 +125,26 @@ impl Lanes {
         self.shared.partitions.store(count, Ordering::Relaxed);
     }
 
-    /// The endpoint's lane.
-    pub fn lane(&self, endpoint: &Arc<Endpoint>) -> Arc<Lane> {
+    /// The endpoint's lane; `None` when it is not among the endpoints (any more).
+    fn lane(&self, endpoint: &str) -> Option<Arc<Lane>> {
         let mut lanes = self.lock();
-        if let Some(lane) = lanes.get(&endpoint.id) {
-            return Arc::clone(lane);
+        if let Some(lane) = lanes.get(endpoint) {
+            return Some(Arc::clone(lane));
         }
-        let lane = Lane::new(endpoint, &self.shared);
-        lanes.insert(Arc::clone(&endpoint.id), Arc::clone(&lane));
-        lane
+        // Under the lock: an update comes either before, and this is its set, or after, and finds the new lane.
+        let snapshot = self.registry.snapshot();
+        let lane = Lane::new(snapshot.by_id(endpoint)?, &self.shared);
+        lanes.insert(Arc::clone(&lane.id), Arc::clone(&lane));
+        Some(lane)
     }
 
     /// Hands a delivery to its endpoint's lane; waits while the lane pushes back. Cancel-safe: a delivery that was
     /// not handed over stays in its slot.
-    pub async fn hand(&self, endpoint: &Arc<Endpoint>, slot: &mut Option<Delivery>, fed: &mut Fed) {
+    pub async fn hand(&self, slot: &mut Option<Delivery>, fed: &mut Fed) {
         while let Some(delivery) = slot.as_ref() {
-            let lane = self.lane(endpoint);
+            let Some(lane) = self.lane(&delivery.endpoint) else {
+                return slot.take().into_iter().for_each(|delivery| self.shared.settler.unknown(delivery));
+            };
             let partition = delivery.ticket.partition().epoch;
             loop {
                 let room = self.shared.room.notified();
@@ -168,11 +173,12 @@ impl Lanes {
         lanes.iter().flat_map(|lane| lane.take_back(partition)).collect()
     }
 
-    /// Goes on with another set of endpoints. What waits for one that is not among them is no longer known.
-    pub fn update<'a>(&self, find: impl Fn(&str) -> Option<&'a Arc<Endpoint>>) {
+    /// Goes on with the endpoints there are now. What waits for one that is not among them is no longer known.
+    pub fn update(&self) {
+        let snapshot = self.registry.snapshot();
         let lanes: Vec<_> = self.lock().values().cloned().collect();
         for lane in lanes {
-            match find(&lane.id) {
+            match snapshot.by_id(&lane.id) {
                 Some(endpoint) => lane.update(endpoint),
                 None => {
                     self.lock().remove(&lane.id);
