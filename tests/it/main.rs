@@ -8,6 +8,8 @@ mod at_least_once;
 mod config;
 mod dependencies;
 mod http;
+
+mod positions;
 mod raw;
 mod receiver;
 mod rig;
