@@ -9,6 +9,7 @@ mod config;
 mod dependencies;
 mod http;
 
+mod poison;
 mod positions;
 mod raw;
 mod receiver;
