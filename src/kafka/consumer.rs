@@ -6,7 +6,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -113,7 +113,12 @@ impl Consumer {
         prefetch: usize,
         rebalance: Arc<dyn Rebalance>,
     ) -> Result<Self, Error> {
-        let context = Context { rebalance, consumer: OnceLock::new(), member: AtomicBool::new(false) };
+        let context = Context {
+            rebalance,
+            consumer: OnceLock::new(),
+            member: AtomicBool::new(false),
+            assignment: Mutex::default(),
+        };
         let config = config(kafka, protocol, prefetch);
         let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(Error::Create)?;
         let consumer = Arc::new(consumer);
@@ -189,6 +194,21 @@ impl Consumer {
     /// Goes on reading at an offset; what was fetched before is forgotten. Blocks its thread.
     pub fn seek(&self, of: &TopicPartition, offset: i64) -> Result<(), Error> {
         Ok(self.0.seek(&of.topic, of.partition, Offset::Offset(offset), LOOK_UP)?)
+    }
+
+    /// Begins anew at an offset, also when the client gave the partition up because its position was not in the log:
+    /// it refuses to seek then, and only an assignment makes it fetch again. The partition's queue stays the same.
+    /// Blocks its thread.
+    pub fn restart(&self, of: &TopicPartition, offset: i64) -> Result<(), Error> {
+        let _alone = self.0.context().assignment();
+        if self.seek(of, offset).is_ok() {
+            return Ok(());
+        }
+        // Refused when the partition is not ours any more.
+        self.0.incremental_unassign(&one(of))?;
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(&of.topic, of.partition, Offset::Offset(offset))?;
+        Ok(self.0.incremental_assign(&list)?)
     }
 
     /// Stops fetching a partition and forgets what was fetched: for long waits only.
@@ -395,6 +415,8 @@ struct Context {
     rebalance: Arc<dyn Rebalance>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
     member: AtomicBool,
+    /// Held while the assignment is changed, so that a rebalance never finds a partition half-way out of it.
+    assignment: Mutex<()>,
 }
 
 /// The part of the statistics that is looked at:
@@ -437,6 +459,7 @@ impl ConsumerContext for Context {
             self.assign(base, list, &partitions)
         } else {
             self.rebalance.revoked(&partitions, base.assignment_lost());
+            let _alone = self.assignment();
             match base.rebalance_protocol() {
                 RebalanceProtocol::Cooperative => base.incremental_unassign(list),
                 RebalanceProtocol::Eager | RebalanceProtocol::None => base.unassign(),
@@ -449,6 +472,10 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
+    fn assignment(&self) -> MutexGuard<'_, ()> {
+        self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn assign(
         &self,
         base: &BaseConsumer<Self>,

@@ -96,7 +96,11 @@ impl Shared {
         let position = fresh.map_or_else(|| old.ledger().position(), Position::at);
         old.fence();
         for delivery in self.lanes.take_back(old.epoch) {
-            delivery.ticket.hand_back();
+            match fresh {
+                None => delivery.ticket.hand_back(),
+                // Its event may be gone from the log; this is the last copy of it.
+                Some(_) => self.settler.pass_on(delivery),
+            }
         }
         if fresh.is_none() && self.reopened_too_often() {
             self.tasks

@@ -332,9 +332,9 @@ impl Source {
         self.life = life;
         loop {
             let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
-            match self.shared.blocking("seek", move || consumer.seek(&of, start)).await {
+            match self.shared.blocking("restart", move || consumer.restart(&of, start)).await {
                 Some(Ok(())) | None => return,
-                Some(Err(error)) => warn!(%error, "seek failed, trying again"),
+                Some(Err(error)) => warn!(%error, "partition not begun anew, trying again"),
             }
             sleep(self.shared.commit_interval).await;
         }

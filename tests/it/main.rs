@@ -8,6 +8,9 @@ mod at_least_once;
 mod config;
 mod dependencies;
 mod http;
+
+mod poison;
+mod positions;
 mod raw;
 mod receiver;
 mod rig;
