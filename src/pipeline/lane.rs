@@ -58,10 +58,6 @@ struct State {
     sleeping: bool,
     held: usize,
     held_by: HashMap<Share, usize>,
-    /// Is its share of the window held?
-    full: bool,
-    /// When it last became full, counted in deliveries handed to any lane.
-    filled_at: u64,
     /// Does anybody wait for room here?
     watched: bool,
     /// The next free slot for what is parked, in unix milliseconds.
@@ -76,11 +72,8 @@ struct State {
 pub enum Standing {
     /// There is room.
     Room,
-    /// Its share of the window is held, since then.
-    Full {
-        /// In deliveries handed to any lane.
-        since: u64,
-    },
+    /// Its share of the window is held.
+    Full,
 }
 
 /// What a worker does next.
@@ -107,12 +100,12 @@ impl Lane {
     }
 
     /// Takes a delivery in; gives it back when the lane has been taken down.
-    pub fn push(self: &Arc<Self>, mut delivery: Delivery, feed: u64) -> Result<(), Box<Delivery>> {
+    pub fn push(self: &Arc<Self>, mut delivery: Delivery) -> Result<(), Box<Delivery>> {
         let mut state = self.lock();
         if state.retired {
             return Err(Box::new(delivery));
         }
-        delivery.hold = Some(self.hold(&mut state, &delivery, feed));
+        delivery.hold = Some(self.hold(&mut state, &delivery));
         self.enqueue(&mut state, delivery);
         Ok(())
     }
@@ -127,35 +120,54 @@ impl Lane {
             return Standing::Room;
         }
         state.watched = true;
-        Standing::Full { since: state.filled_at }
+        Standing::Full
     }
 
     /// Does it hold less than half of its share? If not, whoever asks is woken when it does.
     pub fn has_room(&self) -> bool {
         let mut state = self.lock();
-        let room = state.held < self.shared.share().div_ceil(2);
+        let room = state.held < self.half();
         state.watched |= !room;
         room
     }
 
-    /// Parks the oldest it holds until it is below half of its share; what is under way stays.
-    pub fn park_oldest(&self) {
-        let half = self.shared.share().div_ceil(2);
-        let limited = self.runtime.load().limiter.is_some();
-        let why = if limited { Park::Throttled } else { Park::Full };
+    /// Parks the oldest it holds until it is below half of its share; what is under way stays. Is there room now?
+    pub fn park_oldest(&self) -> bool {
         let mut parked = Vec::new();
-        {
+        let room = {
             let mut state = self.lock();
-            while state.held.saturating_sub(parked.len()) >= half {
+            let enough = (state.held + 1).saturating_sub(self.half());
+            while parked.len() < enough {
                 let Some(mut delivery) = state.ready.pop_front() else { break };
                 delivery.due = self.next_slot(&mut state);
                 parked.push(delivery);
             }
+            while parked.len() < enough {
+                let Some((_, delivery)) = state.waiting.pop_last() else { break };
+                self.shared.window.end_wait();
+                parked.push(delivery);
+            }
             self.show(&state);
-        }
-        for delivery in parked {
-            self.shared.settler.park(delivery, why);
-        }
+            state.held - parked.len() < self.shared.share()
+        };
+        parked.into_iter().for_each(|delivery| self.settle_as_parked(delivery));
+        room
+    }
+
+    /// Parks what has not been taken in, because all the lane holds is under way.
+    pub fn pass_by(&self, mut delivery: Delivery) {
+        delivery.due = self.next_slot(&mut self.lock());
+        self.settle_as_parked(delivery);
+    }
+
+    fn settle_as_parked(&self, delivery: Delivery) {
+        let limited = self.runtime.load().limiter.is_some();
+        self.shared.settler.park(delivery, if limited { Park::Throttled } else { Park::Full });
+    }
+
+    /// Half of its share of the window.
+    pub fn half(&self) -> usize {
+        self.shared.share().div_ceil(2)
     }
 
     /// Takes out what came from one life of a partition and is not under way.
@@ -344,16 +356,12 @@ impl Lane {
         state.cursor as i64
     }
 
-    fn hold(self: &Arc<Self>, state: &mut State, delivery: &Delivery, feed: u64) -> Hold {
+    fn hold(self: &Arc<Self>, state: &mut State, delivery: &Delivery) -> Hold {
         let partition = delivery.ticket.partition().epoch;
         state.held += 1;
         *state.held_by.entry(partition).or_default() += 1;
         if state.held == 1 {
             self.shared.became_active();
-        }
-        if !state.full && state.held >= self.shared.share() {
-            state.full = true;
-            state.filled_at = feed;
         }
         Hold { lane: Arc::clone(self), partition }
     }
@@ -372,10 +380,9 @@ impl Lane {
             self.shared.became_idle();
         }
         // Somewhat below full, so that a waiting partition is not woken for every single place.
-        let share = self.shared.share();
-        state.full &= state.held >= share;
+        let (share, half) = (self.shared.share(), self.half());
         if state.watched && state.held < share - share / 4 {
-            state.watched = state.held >= share.div_ceil(2);
+            state.watched = state.held >= half;
             self.shared.room.notify_waiters();
         }
     }
@@ -401,8 +408,6 @@ impl State {
             sleeping: false,
             held: 0,
             held_by: HashMap::new(),
-            full: false,
-            filled_at: 0,
             watched: false,
             cursor: 0.0,
             mean_duration: Duration::ZERO,

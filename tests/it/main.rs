@@ -8,6 +8,7 @@ mod at_least_once;
 mod config;
 mod dependencies;
 mod http;
+mod isolation;
 mod raw;
 mod receiver;
 mod rig;
