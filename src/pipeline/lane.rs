@@ -49,6 +49,9 @@ pub struct Lane {
 struct State {
     /// What may go as soon as the limits allow.
     ready: VecDeque<Delivery>,
+    /// The same of a limited endpoint, come back from a retry tier for its slot: it goes first. Were it to queue, or
+    /// to be parked, behind what is read meanwhile, it would be written again and again.
+    returned: VecDeque<Delivery>,
     /// What waits in memory, by due time and order of arrival.
     waiting: BTreeMap<(i64, u64), Delivery>,
     arrivals: u64,
@@ -138,7 +141,9 @@ impl Lane {
             let mut state = self.lock();
             let enough = (state.held + 1).saturating_sub(self.half());
             while parked.len() < enough {
-                let Some(mut delivery) = state.ready.pop_front() else { break };
+                let Some(mut delivery) = state.ready.pop_front().or_else(|| state.returned.pop_back()) else {
+                    break;
+                };
                 delivery.due = self.next_slot(&mut state);
                 parked.push(delivery);
             }
@@ -174,10 +179,13 @@ impl Lane {
     pub fn take_back(&self, partition: Share) -> Vec<Delivery> {
         let mut state = self.lock();
         let ours = |delivery: &Delivery| delivery.ticket.partition().epoch == partition;
-        let (back, ready): (VecDeque<_>, _) =
-            std::mem::take(&mut state.ready).into_iter().partition(|delivery| ours(delivery));
-        state.ready = ready;
-        let mut back = Vec::from(back);
+        let mut back = Vec::new();
+        let State { ready, returned, .. } = &mut *state;
+        for queue in [returned, ready] {
+            let (own, others): (Vec<_>, _) = std::mem::take(queue).into_iter().partition(ours);
+            *queue = others.into();
+            back.extend(own);
+        }
         back.extend(state.waiting.extract_if(.., |_, delivery| ours(delivery)).map(|(_, delivery)| {
             self.shared.window.end_wait();
             delivery
@@ -189,7 +197,8 @@ impl Lane {
     /// Takes out everything that is not under way.
     pub fn take_all(&self) -> Vec<Delivery> {
         let mut state = self.lock();
-        let mut all: Vec<Delivery> = std::mem::take(&mut state.ready).into();
+        let mut all: Vec<Delivery> = std::mem::take(&mut state.returned).into();
+        all.append(&mut std::mem::take(&mut state.ready).into());
         all.extend(
             std::mem::take(&mut state.waiting).into_values().inspect(|_| self.shared.window.end_wait()),
         );
@@ -261,7 +270,7 @@ impl Lane {
             state.waiting.insert(key, delivery);
             self.shared.window.begin_wait();
         } else {
-            state.ready.push_back(delivery);
+            state.line_up(delivery, self.runtime.load().limiter.is_some());
         }
         self.show(state);
         if state.sleeping {
@@ -316,24 +325,27 @@ impl Lane {
             }
             let due = entry.remove();
             self.shared.window.end_wait();
-            state.ready.push_back(due);
+            state.line_up(due, runtime.limiter.is_some());
         }
         self.show(&state);
         let sleep = if state.in_flight >= runtime.endpoint.concurrency {
             return state.stop_worker();
-        } else if state.ready.is_empty() {
+        } else if state.is_nothing_ready() {
             let Some((due, _)) = state.waiting.keys().next() else { return state.stop_worker() };
             Duration::from_millis(due.abs_diff(now))
         } else if let Err(wait) = runtime.admit() {
-            state.ready[0].throttled = true;
+            let State { ready, returned, .. } = &mut *state;
+            let first = returned.front_mut().or_else(|| ready.front_mut());
+            first.expect("something is ready").throttled = true;
             wait
         } else {
-            let delivery = state.ready.pop_front().expect("it was just seen not to be empty");
+            let delivery = state.returned.pop_front().or_else(|| state.ready.pop_front());
+            let delivery = delivery.expect("something is ready");
             if delivery.throttled {
                 self.metrics.endpoint.throttled();
             }
             let more = !state.sleeping && state.has_work();
-            self.metrics.queued.set(state.ready.len());
+            self.show(&state);
             return Next::Deliver { delivery: Box::new(delivery), more };
         };
         if state.sleeping {
@@ -388,7 +400,7 @@ impl Lane {
     }
 
     fn show(&self, state: &State) {
-        self.metrics.queued.set(state.ready.len());
+        self.metrics.queued.set(state.ready.len() + state.returned.len());
         self.metrics.waiting.set(state.waiting.len());
     }
 
@@ -401,6 +413,7 @@ impl State {
     fn new() -> Self {
         Self {
             ready: VecDeque::new(),
+            returned: VecDeque::new(),
             waiting: BTreeMap::new(),
             arrivals: 0,
             in_flight: 0,
@@ -417,7 +430,19 @@ impl State {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.waiting.is_empty()
+        !self.is_nothing_ready() || !self.waiting.is_empty()
+    }
+
+    fn is_nothing_ready(&self) -> bool {
+        self.ready.is_empty() && self.returned.is_empty()
+    }
+
+    fn line_up(&mut self, delivery: Delivery, limited: bool) {
+        if limited && delivery.ticket.partition().tier.is_some() {
+            self.returned.push_back(delivery);
+        } else {
+            self.ready.push_back(delivery);
+        }
     }
 
     /// Under the same lock as the look that found nothing to do: whoever comes next starts another worker.
