@@ -9,6 +9,7 @@ mod config;
 mod dependencies;
 mod http;
 mod isolation;
+mod rate_limit;
 mod raw;
 mod receiver;
 mod rig;
