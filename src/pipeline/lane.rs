@@ -50,6 +50,9 @@ pub struct Lane {
 struct State {
     /// What may go as soon as the limits allow.
     ready: VecDeque<Delivery>,
+    /// The same of a limited endpoint, come back from a retry tier for its slot: it goes first. Were it to queue, or
+    /// to be parked, behind what is read meanwhile, it would be written again and again.
+    returned: VecDeque<Delivery>,
     /// What waits in memory, by due time and order of arrival.
     waiting: BTreeMap<(i64, u64), Delivery>,
     arrivals: u64,
@@ -59,10 +62,6 @@ struct State {
     sleeping: bool,
     held: usize,
     held_by: HashMap<Share, usize>,
-    /// Is its share of the window held?
-    full: bool,
-    /// When it last became full, counted in deliveries handed to any lane.
-    filled_at: u64,
     /// Does anybody wait for room here?
     watched: bool,
     /// The next free slot for what is parked, in unix milliseconds.
@@ -77,11 +76,8 @@ struct State {
 pub enum Standing {
     /// There is room.
     Room,
-    /// Its share of the window is held, since then.
-    Full {
-        /// In deliveries handed to any lane.
-        since: u64,
-    },
+    /// Its share of the window is held.
+    Full,
 }
 
 /// What a worker does next.
@@ -108,12 +104,12 @@ impl Lane {
     }
 
     /// Takes a delivery in; gives it back when the lane has been taken down.
-    pub fn push(self: &Arc<Self>, mut delivery: Delivery, feed: u64) -> Result<(), Box<Delivery>> {
+    pub fn push(self: &Arc<Self>, mut delivery: Delivery) -> Result<(), Box<Delivery>> {
         let mut state = self.lock();
         if state.retired {
             return Err(Box::new(delivery));
         }
-        delivery.hold = Some(self.hold(&mut state, &delivery, feed));
+        delivery.hold = Some(self.hold(&mut state, &delivery));
         self.enqueue(&mut state, delivery);
         Ok(())
     }
@@ -128,45 +124,69 @@ impl Lane {
             return Standing::Room;
         }
         state.watched = true;
-        Standing::Full { since: state.filled_at }
+        Standing::Full
     }
 
     /// Does it hold less than half of its share? If not, whoever asks is woken when it does.
     pub fn has_room(&self) -> bool {
         let mut state = self.lock();
-        let room = state.held < self.shared.share().div_ceil(2);
+        let room = state.held < self.half();
         state.watched |= !room;
         room
     }
 
-    /// Parks the oldest it holds until it is below half of its share; what is under way stays.
-    pub fn park_oldest(&self) {
-        let half = self.shared.share().div_ceil(2);
-        let limited = self.runtime.load().limiter.is_some();
-        let why = if limited { Park::Throttled } else { Park::Full };
+    /// Parks the oldest it holds until it is below half of its share; what is under way stays. Is there room now?
+    pub fn park_oldest(&self) -> bool {
         let mut parked = Vec::new();
-        {
+        let room = {
             let mut state = self.lock();
-            while state.held.saturating_sub(parked.len()) >= half {
-                let Some(mut delivery) = state.ready.pop_front() else { break };
+            let enough = (state.held + 1).saturating_sub(self.half());
+            while parked.len() < enough {
+                let Some(mut delivery) = state.ready.pop_front().or_else(|| state.returned.pop_back()) else {
+                    break;
+                };
                 delivery.due = self.next_slot(&mut state);
                 parked.push(delivery);
             }
+            while parked.len() < enough {
+                let Some((_, delivery)) = state.waiting.pop_last() else { break };
+                self.shared.window.end_wait();
+                parked.push(delivery);
+            }
             self.show(&state);
-        }
-        for delivery in parked {
-            self.shared.settler.park(delivery, why);
-        }
+            state.held - parked.len() < self.shared.share()
+        };
+        parked.into_iter().for_each(|delivery| self.settle_as_parked(delivery));
+        room
+    }
+
+    /// Parks what has not been taken in, because all the lane holds is under way.
+    pub fn pass_by(&self, mut delivery: Delivery) {
+        delivery.due = self.next_slot(&mut self.lock());
+        self.settle_as_parked(delivery);
+    }
+
+    fn settle_as_parked(&self, delivery: Delivery) {
+        let limited = self.runtime.load().limiter.is_some();
+        self.shared.settler.park(delivery, if limited { Park::Throttled } else { Park::Full });
+    }
+
+    /// Half of its share of the window.
+    pub fn half(&self) -> usize {
+        self.shared.share().div_ceil(2)
     }
 
     /// Takes out what came from one life of a partition and is not under way.
     pub fn take_back(&self, partition: Share) -> Vec<Delivery> {
         let mut state = self.lock();
         let ours = |delivery: &Delivery| delivery.ticket.partition().epoch == partition;
-        let (back, ready): (VecDeque<_>, _) =
-            std::mem::take(&mut state.ready).into_iter().partition(|delivery| ours(delivery));
-        state.ready = ready;
-        let mut back = Vec::from(back);
+        let mut back = Vec::new();
+        let State { ready, returned, .. } = &mut *state;
+        for queue in [returned, ready] {
+            let (own, others): (Vec<_>, _) = std::mem::take(queue).into_iter().partition(ours);
+            *queue = others.into();
+            back.extend(own);
+        }
         back.extend(state.waiting.extract_if(.., |_, delivery| ours(delivery)).map(|(_, delivery)| {
             self.shared.window.end_wait();
             delivery
@@ -178,7 +198,8 @@ impl Lane {
     /// Takes out everything that is not under way.
     pub fn take_all(&self) -> Vec<Delivery> {
         let mut state = self.lock();
-        let mut all: Vec<Delivery> = std::mem::take(&mut state.ready).into();
+        let mut all: Vec<Delivery> = std::mem::take(&mut state.returned).into();
+        all.append(&mut std::mem::take(&mut state.ready).into());
         all.extend(
             std::mem::take(&mut state.waiting).into_values().inspect(|_| self.shared.window.end_wait()),
         );
@@ -257,7 +278,7 @@ impl Lane {
             state.waiting.insert(key, delivery);
             self.shared.window.begin_wait();
         } else {
-            state.ready.push_back(delivery);
+            state.line_up(delivery, self.runtime.load().limiter.is_some());
         }
         self.show(state);
         if state.sleeping {
@@ -312,24 +333,27 @@ impl Lane {
             }
             let due = entry.remove();
             self.shared.window.end_wait();
-            state.ready.push_back(due);
+            state.line_up(due, runtime.limiter.is_some());
         }
         self.show(&state);
         let sleep = if state.in_flight >= runtime.endpoint.concurrency {
             return state.stop_worker();
-        } else if state.ready.is_empty() {
+        } else if state.is_nothing_ready() {
             let Some((due, _)) = state.waiting.keys().next() else { return state.stop_worker() };
             Duration::from_millis(due.abs_diff(now))
         } else if let Err(wait) = runtime.admit() {
-            state.ready[0].throttled = true;
+            let State { ready, returned, .. } = &mut *state;
+            let first = returned.front_mut().or_else(|| ready.front_mut());
+            first.expect("something is ready").throttled = true;
             wait
         } else {
-            let delivery = state.ready.pop_front().expect("it was just seen not to be empty");
+            let delivery = state.returned.pop_front().or_else(|| state.ready.pop_front());
+            let delivery = delivery.expect("something is ready");
             if delivery.throttled {
                 self.metrics.endpoint.throttled();
             }
             let more = !state.sleeping && state.has_work();
-            self.metrics.queued.set(state.ready.len());
+            self.show(&state);
             return Next::Deliver { delivery: Box::new(delivery), more };
         };
         if state.sleeping {
@@ -352,16 +376,12 @@ impl Lane {
         state.cursor as i64
     }
 
-    fn hold(self: &Arc<Self>, state: &mut State, delivery: &Delivery, feed: u64) -> Hold {
+    fn hold(self: &Arc<Self>, state: &mut State, delivery: &Delivery) -> Hold {
         let partition = delivery.ticket.partition().epoch;
         state.held += 1;
         *state.held_by.entry(partition).or_default() += 1;
         if state.held == 1 {
             self.shared.became_active();
-        }
-        if !state.full && state.held >= self.shared.share() {
-            state.full = true;
-            state.filled_at = feed;
         }
         Hold { lane: Arc::clone(self), partition }
     }
@@ -380,16 +400,15 @@ impl Lane {
             self.shared.became_idle();
         }
         // Somewhat below full, so that a waiting partition is not woken for every single place.
-        let share = self.shared.share();
-        state.full &= state.held >= share;
+        let (share, half) = (self.shared.share(), self.half());
         if state.watched && state.held < share - share / 4 {
-            state.watched = state.held >= share.div_ceil(2);
+            state.watched = state.held >= half;
             self.shared.room.notify_waiters();
         }
     }
 
     fn show(&self, state: &State) {
-        self.metrics.queued.set(state.ready.len());
+        self.metrics.queued.set(state.ready.len() + state.returned.len());
         self.metrics.waiting.set(state.waiting.len());
     }
 
@@ -402,6 +421,7 @@ impl State {
     fn new() -> Self {
         Self {
             ready: VecDeque::new(),
+            returned: VecDeque::new(),
             waiting: BTreeMap::new(),
             arrivals: 0,
             in_flight: 0,
@@ -409,8 +429,6 @@ impl State {
             sleeping: false,
             held: 0,
             held_by: HashMap::new(),
-            full: false,
-            filled_at: 0,
             watched: false,
             cursor: 0.0,
             mean_duration: Duration::ZERO,
@@ -420,7 +438,19 @@ impl State {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.waiting.is_empty()
+        !self.is_nothing_ready() || !self.waiting.is_empty()
+    }
+
+    fn is_nothing_ready(&self) -> bool {
+        self.ready.is_empty() && self.returned.is_empty()
+    }
+
+    fn line_up(&mut self, delivery: Delivery, limited: bool) {
+        if limited && delivery.ticket.partition().tier.is_some() {
+            self.returned.push_back(delivery);
+        } else {
+            self.ready.push_back(delivery);
+        }
     }
 
     /// Under the same lock as the look that found nothing to do: whoever comes next starts another worker.

@@ -8,9 +8,10 @@ mod at_least_once;
 mod config;
 mod dependencies;
 mod http;
-
+mod isolation;
 mod poison;
 mod positions;
+mod rate_limit;
 mod raw;
 mod receiver;
 mod rig;

@@ -1,10 +1,12 @@
 //! All lanes: made on demand, taken down when idle, and what they share.
 //!
 //! Back-pressure in one paragraph. A lane's share is half of the window divided by the lanes that hold anything. A
-//! partition hands deliveries to a lane until the lane holds its share (and the partition its part of it). Then, if a
-//! lane that this partition has fed since still has room (holds less than half of its share), the full lane stands
-//! in its way: the oldest of what it holds is parked until it is below half. Otherwise the partition is simply not
-//! read: Kafka is the queue, and a lane that is alone, or as busy as all others, is never parked.
+//! partition hands deliveries to a lane until the lane holds its share (and the partition its part of it). Then, if
+//! anything among what this partition handed over lately (as much as half a share) went to another lane that has room
+//! (holds less than half of its share), the full lane stands in its way: the oldest of what it holds is parked until
+//! it is below half, or, if all of that is under way, what it was to get. Otherwise the partition is simply not read:
+//! Kafka is the queue, and a lane that is alone, or as busy as all others, is never parked. A retry tier is always
+//! read on: what it has for a full lane is written anew, so that nobody's parked first attempt waits behind it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -51,7 +53,6 @@ pub struct Shared {
     pub(super) room: Notify,
     active: AtomicUsize,
     partitions: AtomicUsize,
-    feeds: AtomicU64,
     random: AtomicU64,
 }
 
@@ -75,7 +76,6 @@ impl Shared {
             room: Notify::new(),
             active: AtomicUsize::new(0),
             partitions: AtomicUsize::new(1),
-            feeds: AtomicU64::new(0),
             random: AtomicU64::new(u64::from(std::process::id())),
         }
     }
@@ -146,21 +146,23 @@ impl Lanes {
                 return slot.take().into_iter().for_each(|delivery| self.shared.settler.unknown(delivery));
             };
             let partition = delivery.ticket.partition().epoch;
-            loop {
+            let from_tier = delivery.ticket.partition().tier.is_some();
+            let room = loop {
                 let room = self.shared.room.notified();
                 match lane.standing(partition) {
-                    Standing::Room => break,
-                    Standing::Full { since } if fed.another_has_room(since, &lane) => {
-                        lane.park_oldest();
-                        break;
-                    }
-                    Standing::Full { .. } => room.await,
+                    Standing::Room => break true,
+                    Standing::Full if from_tier => break false,
+                    Standing::Full if fed.another_has_room(&lane) => break lane.park_oldest(),
+                    Standing::Full => room.await,
                 }
-            }
-            let feed = self.shared.feeds.fetch_add(1, Ordering::Relaxed) + 1;
+            };
             let delivery = slot.take().expect("the slot was just seen to be filled");
-            match lane.push(delivery, feed) {
-                Ok(()) => fed.note(&lane, feed),
+            if !room {
+                fed.count += 1;
+                return lane.pass_by(delivery);
+            }
+            match lane.push(delivery) {
+                Ok(()) => fed.note(&lane),
                 // The lane was taken down in between; there will be a new one.
                 Err(delivery) => *slot = Some(*delivery),
             }
@@ -198,26 +200,32 @@ impl Lanes {
     }
 }
 
-/// The lanes a partition has fed lately, and when.
+/// The lanes a partition has fed lately, and when: counted in what it handed over.
 #[derive(Default)]
-pub struct Fed(VecDeque<(Arc<Lane>, u64)>);
+pub struct Fed {
+    lanes: VecDeque<(Arc<Lane>, usize)>,
+    count: usize,
+}
 
 impl Fed {
-    fn note(&mut self, lane: &Arc<Lane>, feed: u64) {
-        if let Some((_, last)) = self.0.iter_mut().find(|(known, _)| Arc::ptr_eq(known, lane)) {
-            *last = feed;
+    fn note(&mut self, lane: &Arc<Lane>) {
+        self.count += 1;
+        if let Some((_, last)) = self.lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, lane)) {
+            *last = self.count;
             return;
         }
-        if self.0.len() == REMEMBERED {
-            self.0.pop_front();
+        if self.lanes.len() == REMEMBERED {
+            self.lanes.pop_front();
         }
-        self.0.push_back((Arc::clone(lane), feed));
+        self.lanes.push_back((Arc::clone(lane), self.count));
     }
 
-    fn another_has_room(&self, since: u64, full: &Arc<Lane>) -> bool {
+    fn another_has_room(&self, full: &Arc<Lane>) -> bool {
+        let lately = self.count.saturating_sub(full.half());
         // Every one is asked, so that each of them wakes us when it has room.
-        let with_room =
-            |(lane, feed): &&(Arc<Lane>, u64)| *feed > since && !Arc::ptr_eq(lane, full) && lane.has_room();
-        self.0.iter().filter(with_room).count() > 0
+        let with_room = |(lane, last): &&(Arc<Lane>, usize)| {
+            *last > lately && !Arc::ptr_eq(lane, full) && lane.has_room()
+        };
+        self.lanes.iter().filter(with_room).count() > 0
     }
 }

@@ -17,7 +17,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time::Instant};
 
 use super::{eventually, now_ms};
 
@@ -73,7 +73,7 @@ impl Reply {
         Self { status: Some(status), headers: Vec::new(), body: Bytes::new(), delay: Duration::ZERO }
     }
 
-    /// No answer, ever; the connection stays open.
+    /// No answer until [`Hook::wake`]; the connection stays open.
     pub(crate) fn never() -> Self {
         Self { status: None, ..Self::ok() }
     }
@@ -112,12 +112,21 @@ struct Shared {
     seen: HashMap<String, usize>,
     open: usize,
     most_open: usize,
+    woken: Arc<Notify>,
 }
 
 impl Hook {
     /// A receiver that answers each request with what `script` says of it.
     pub(crate) async fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::start_at("127.0.0.1:0".parse().unwrap(), script).await
+    }
+
+    /// The same at a given address: one that [`vacant`] told, to come up late.
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Mutex::new(Shared {
             script: Arc::new(script),
@@ -125,6 +134,7 @@ impl Hook {
             seen: HashMap::new(),
             open: 0,
             most_open: 0,
+            woken: Arc::default(),
         }));
         let app =
             Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(shared.clone());
@@ -153,6 +163,11 @@ impl Hook {
     /// From now on answers what `script` says.
     pub(crate) fn script(&self, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) {
         self.lock().script = Arc::new(script);
+    }
+
+    /// Answers what would never have been answered, with 503.
+    pub(crate) fn wake(&self) {
+        self.lock().woken.notify_waiters();
     }
 
     /// Its URL.
@@ -241,6 +256,12 @@ impl Drop for Hook {
     }
 }
 
+/// An address where nobody listens: connections are refused until a hook starts there. Of the loopback network, but
+/// not 127.0.0.1, where outgoing connections of this machine may take the port at any time.
+pub(crate) async fn vacant() -> SocketAddr {
+    TcpListener::bind("127.0.7.1:0").await.expect("a free port").local_addr().unwrap()
+}
+
 /// A script that panics (a failed assertion in it) must not hide behind a poisoned lock.
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -272,6 +293,8 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let _open = Open::new(&shared);
+    let woken = lock(&shared).woken.clone();
+    let woken = woken.notified();
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     let reply = {
         let mut shared = lock(&shared);
@@ -285,7 +308,8 @@ async fn answer(
         reply
     };
     let Some(status) = reply.status else {
-        return std::future::pending().await;
+        woken.await;
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     tokio::time::sleep(reply.delay).await;
     let mut response = (StatusCode::from_u16(status).unwrap(), reply.body).into_response();
