@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -42,7 +45,9 @@ mod startup;
 pub mod tasks;
 
 /// How long the tasks may take to end when everything they worked for is done.
-const LAST_TASKS: Duration = Duration::from_secs(5);
+const LAST_TASKS: Duration = Duration::from_secs(1);
+/// This part of the grace is kept for the last commit, for leaving the group and for the last records.
+const KEPT_OF_GRACE: u32 = 5;
 /// Lanes are looked at this often whether they can be taken down.
 const RETIRE: Duration = Duration::from_secs(15);
 
@@ -155,7 +160,7 @@ impl App {
         );
         self.tend(&shared, reload)?;
         info!(group = settings.kafka.group, "running");
-        Ok(Some(Started { group, producer }))
+        Ok(Some(Started { group, producer, committer: Arc::clone(&shared.committer) }))
     }
 
     fn pipeline(
@@ -241,9 +246,14 @@ impl App {
         self.health.stopping();
         self.stop.cancel();
         let deadline = Instant::now() + self.settings.limits.shutdown_grace;
-        if let Some(Started { group, producer }) = started {
-            group.ended().await;
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        if let Some(Started { group, producer, committer }) = started {
+            // Without brokers the client holds a last commit back for a whole session.
+            if timeout_at(deadline, group.ended()).await.is_err() {
+                warn!("the group could not be left in time, deliveries may be repeated");
+                // What is still out stays owed.
+                committer.assigned().iter().for_each(|(_, life)| life.fence());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
             let flushed = self.tasks.spawn_blocking("flush", move || producer.flush(left)).await;
             if !matches!(flushed, Ok(Ok(()))) {
                 warn!("not every record was acknowledged in time, their offsets are not committed");
@@ -267,4 +277,5 @@ impl App {
 struct Started {
     group: Group,
     producer: Producer,
+    committer: Arc<Committer>,
 }

@@ -145,7 +145,11 @@ fn validate(args: &check::Args, path: &Path, json: bool) -> anyhow::Result<Done>
 
 fn block_on(command: impl Future<Output = anyhow::Result<Done>>) -> anyhow::Result<Done> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("starting the runtime")?.block_on(command)
+    let runtime = runtime.context("starting the runtime")?;
+    let done = runtime.block_on(command);
+    // Dropped, it would wait for threads that wait for brokers, longer than any grace.
+    runtime.shutdown_background();
+    done
 }
 
 #[cfg(test)]

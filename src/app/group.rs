@@ -135,7 +135,10 @@ impl Group {
         let commits = tasks.spawn("commits", commits);
         let polled = consumer.poll_until(stop);
         match &polled {
-            Ok(()) => assignment.give_up_all(settings.limits.shutdown_grace),
+            Ok(()) => {
+                let grace = settings.limits.shutdown_grace;
+                assignment.give_up_all(grace - grace / super::KEPT_OF_GRACE);
+            }
             Err(_) => assignment.lose_all(),
         }
         over.cancel();

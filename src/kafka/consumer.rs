@@ -99,6 +99,15 @@ impl Error {
             ))
         )
     }
+
+    /// Was a commit refused because the group has gone on without this member? It never gets through.
+    pub fn is_fenced(&self) -> bool {
+        use RDKafkaErrorCode::{FencedInstanceId, FencedMemberEpoch, UnknownMemberId};
+        matches!(
+            self,
+            Self::Kafka(KafkaError::ConsumerCommit(FencedInstanceId | FencedMemberEpoch | UnknownMemberId))
+        )
+    }
 }
 
 /// The group's consumer. Cheap to clone.

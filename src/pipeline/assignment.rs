@@ -207,6 +207,10 @@ impl Assignment {
     fn give_up(&self, partitions: &[TopicPartition], within: Duration) {
         let deadline = Instant::now() + within;
         let lives = self.stop_intake(partitions);
+        if lives.is_empty() {
+            // Given up before, at the stop; closing the client takes the assignment away once more.
+            return;
+        }
         for life in &lives {
             self.shared.lanes.take_back(life.epoch).into_iter().for_each(|delivery| self.hand_on(delivery));
         }
@@ -267,6 +271,7 @@ impl Assignment {
             }
             self.shared.metrics.remove_partition(&of.topic, of.partition);
         }
+        self.shared.committer.wait_for_commit();
         self.shared.lanes.set_partitions(self.shared.committer.assigned().len());
     }
 

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::{positions, ticket::Partition};
 use crate::{
     app::tasks::Tasks,
-    kafka::consumer::{Consumer, TopicPartition},
+    kafka::consumer::{self, Consumer, TopicPartition},
     metrics::Metrics,
 };
 
@@ -80,12 +80,16 @@ impl Committer {
         }
     }
 
-    /// Commits what is new of all partitions, or of some. A failure leaves it new. True when nothing is left over.
-    pub fn commit(&self, consumer: &Consumer, only: Option<&[TopicPartition]>) -> bool {
+    /// Commits what is new of all partitions, or of some. A failure leaves it new.
+    pub fn commit(
+        &self,
+        consumer: &Consumer,
+        only: Option<&[TopicPartition]>,
+    ) -> Result<(), consumer::Error> {
         let _alone = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         let (list, lives) = self.due(only);
         if list.is_empty() {
-            return true;
+            return Ok(());
         }
         let committed = consumer.commit(&list);
         self.metrics.commit(committed.is_ok());
@@ -95,7 +99,7 @@ impl Committer {
                     life.acknowledged(*offset);
                     self.note_begun(of, life);
                 }
-                true
+                Ok(())
             }
             Err(error) => {
                 if error.is_stale() {
@@ -104,20 +108,27 @@ impl Committer {
                     warn!(%error, "commit failed, trying again");
                 }
                 lives.iter().for_each(|life| life.ledger().touch());
-                false
+                Err(error)
             }
         }
     }
 
-    /// The last commit of partitions that are taken away: tried again until it gets through or the time is up.
+    /// The last commit of partitions that are taken away: tried again until it gets through, can never get through,
+    /// or the time is up.
     pub fn commit_finally(&self, consumer: &Consumer, of: &[TopicPartition], deadline: Instant) -> bool {
-        while !self.commit(consumer, Some(of)) {
-            if Instant::now() > deadline {
+        while let Err(error) = self.commit(consumer, Some(of)) {
+            if error.is_fenced() || Instant::now() > deadline {
                 return false;
             }
             std::thread::sleep(STALE_BACKOFF);
         }
         true
+    }
+
+    /// Waits until the commit under way, if there is one, has its answer: the client may hold it back until it knows
+    /// the coordinator again, and would then send it for whatever member we are by then. Blocks its thread.
+    pub fn wait_for_commit(&self) {
+        drop(self.committing.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn due(&self, only: Option<&[TopicPartition]>) -> (Vec<Offset>, Vec<Arc<Partition>>) {

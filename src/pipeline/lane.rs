@@ -261,9 +261,11 @@ impl Lane {
 
     /// A short wait stays in memory where there is room, a longer one goes to a retry topic.
     fn try_later(self: &Arc<Self>, delivery: Delivery, after: Duration, reason: Reason) {
-        let may_hold = after <= self.shared.hold && !delivery.must_leave() && self.shared.window.may_wait();
+        let may_hold = after <= self.shared.hold && self.shared.window.may_wait();
         let mut state = self.lock();
-        if may_hold && !state.retired && state.held <= self.shared.share() {
+        // Asked under the lock: whoever gives the partition up takes back what waits after it said so.
+        let stays = !delivery.must_leave() && !state.retired;
+        if may_hold && stays && state.held <= self.shared.share() {
             return self.enqueue(&mut state, delivery);
         }
         drop(state);

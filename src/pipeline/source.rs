@@ -334,6 +334,8 @@ impl Source {
             let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
             match self.shared.blocking("restart", move || consumer.restart(&of, start)).await {
                 Some(Ok(())) | None => return,
+                // The partition is being taken away, and whoever does it waits for us.
+                Some(Err(_)) if self.life.stop.is_cancelled() => return,
                 Some(Err(error)) => warn!(%error, "partition not begun anew, trying again"),
             }
             sleep(self.shared.commit_interval).await;
