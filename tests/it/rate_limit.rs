@@ -83,7 +83,7 @@ async fn a_throttled_endpoint_that_is_alone_is_neither_parked_nor_held_in_memory
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_free_endpoint_a_throttled_record_is_written_a_handful_of_times() {
-    const EVENTS: usize = 1_400;
+    const EVENTS: usize = 1_000;
     let rig = Rig::new("rate-beside", 2).await;
     let limited = Hook::accepting().await;
     // About two to three times as fast as the throttled one, so that reading goes on long after what was parked first
