@@ -35,6 +35,7 @@ use crate::{
 };
 
 mod group;
+pub mod load;
 mod observe;
 mod reload;
 pub mod signal;
