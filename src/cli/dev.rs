@@ -56,9 +56,10 @@ pub(super) struct Args {
     events: Option<u64>,
 }
 
-/// Warnings only, unless `RUST_LOG` asks for more. That the mock broker does not tell topic configurations is known.
+/// Warnings only, unless `RUST_LOG` asks for more; and not those that tell of what is shown here (dead letters) or
+/// known (the mock broker does not tell topics' configuration).
 pub(super) fn log() -> Log {
-    let quiet = || "warn,arauto::kafka::topics=error".to_owned();
+    let quiet = || "warn,arauto::kafka::topics=error,arauto::pipeline::settle=error".to_owned();
     let asked = std::env::var("RUST_LOG").ok().filter(|level| !level.is_empty());
     Log { level: asked.unwrap_or_else(quiet), format: LogFormat::Auto }
 }

@@ -203,6 +203,10 @@ impl Assignment {
     fn give_up(&self, partitions: &[TopicPartition], within: Duration) {
         let deadline = Instant::now() + within;
         let lives = self.stop_intake(partitions);
+        if lives.is_empty() {
+            // At a stop everything is given up before the group is left, which revokes it once more.
+            return;
+        }
         for life in &lives {
             self.shared.lanes.take_back(life.epoch).into_iter().for_each(|delivery| self.hand_on(delivery));
         }
