@@ -86,9 +86,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<Done> {
     let (tell, told) = mpsc::channel(UNSHOWN);
     let (receiver, handle) = Receiver::bind(receiver(tell)?).await.context("starting the receiver")?;
     let settings = settings(&broker, &handle)?;
-    for (topic, partitions) in topics(&settings) {
-        broker.create_topic(&topic, partitions)?;
-    }
+    broker.create_topics(&topics(&settings))?;
     let app = App::new(settings.clone()).await?;
     let natures: Vec<_> = settings.endpoints.iter().map(|e| (e.id.to_string(), nature(&e.id))).collect();
     let dev = Dev {
@@ -123,7 +121,7 @@ fn receiver(tell: mpsc::Sender<Arc<Received>>) -> anyhow::Result<receiver::Optio
     let mut options = receiver::Options::new(SocketAddr::from(([127, 0, 0, 1], 0)));
     let failing = |fail_first, status| Script { fail_first, status, fail_status: 503, ..Script::default() };
     options.paths =
-        [("/flaky".to_owned(), failing(3, 200)), ("/refusing".to_owned(), failing(0, 422))].into();
+        [("/flaky".to_owned(), failing(2, 200)), ("/refusing".to_owned(), failing(0, 422))].into();
     // The keys of the file as it is: an endpoint's receiver has to know its secret from somewhere.
     let settings = load::text(Path::new("config/dev.toml"), CONFIG);
     let settings = settings.map_err(|mistakes| Usage(mistakes.to_string()))?;

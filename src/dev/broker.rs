@@ -3,7 +3,11 @@
 //! It lives in memory and in this process; other processes reach it over TCP. It keeps 5 MiB per partition and
 //! knows no topic configuration, so it proves nothing about retention, message sizes or transactions.
 
-use std::time::Duration;
+use std::{
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -23,6 +27,8 @@ use crate::{
 
 /// Longest wait for the next record; also how late the end is noticed.
 const POLL: Duration = Duration::from_millis(100);
+/// Making a topic takes far less, unless the mock has fallen asleep.
+const NUDGE: Duration = Duration::from_millis(5);
 
 /// The broker could not be made, or does not answer.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +51,24 @@ impl Broker {
         self.cluster.bootstrap_servers()
     }
 
-    /// Makes a topic.
-    pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
-        Ok(self.cluster.create_topic(name, partitions, 1)?)
+    /// Makes topics of so many partitions; blocks its thread.
+    ///
+    /// The mock's thread now and then misses that it was asked something and then sleeps for a second. Any connection
+    /// wakes it.
+    pub fn create_topics(&self, topics: &[(String, i32)]) -> Result<(), Error> {
+        let (address, made) = (self.address(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !made.load(Ordering::Acquire) {
+                    std::thread::sleep(NUDGE);
+                    drop(TcpStream::connect(&address));
+                }
+            });
+            let create = |(name, partitions): &(String, i32)| self.cluster.create_topic(name, *partitions, 1);
+            let created = topics.iter().try_for_each(create);
+            made.store(true, Ordering::Release);
+            Ok(created?)
+        })
     }
 }
 
