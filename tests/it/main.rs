@@ -5,11 +5,14 @@
 
 mod addresses;
 mod at_least_once;
+mod cli;
 mod config;
 mod dependencies;
+mod dev;
 mod http;
 mod raw;
 mod receiver;
+mod reload;
 mod rig;
 mod signing;
 mod support;
