@@ -202,6 +202,10 @@ async fn remove_while_waiting(on_removed: &str, outcome: &str) -> Vec<String> {
     assert!(hook.count() <= attempts + 1, "at most one was under way");
     let dead = rig.cluster.read(&rig.dead()).await;
     assert_eq!(arauto.stop().await, 0);
+    for record in &dead {
+        let grace = record.timestamp.to_millis().unwrap() - record.number("arauto-unknown-since");
+        assert!(grace >= 2_000, "{grace} ms");
+    }
     dead.iter().map(|record| record.header("arauto-reason").unwrap().to_owned()).collect()
 }
 
