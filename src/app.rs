@@ -38,6 +38,7 @@ use crate::{
 };
 
 mod group;
+pub mod load;
 mod observe;
 mod reload;
 pub mod signal;

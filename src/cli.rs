@@ -12,9 +12,10 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, settings::Settings};
+use crate::{app, config::settings::Settings};
 
 mod check;
+mod dev;
 mod listen;
 mod log;
 mod offsets;
@@ -52,6 +53,8 @@ pub struct Cli {
 enum Command {
     /// Deliver events until stopped.
     Run,
+    /// Try it all on this machine: embedded broker, receiver, sample events. Needs no Kafka and no configuration.
+    Dev(dev::Args),
     /// Validate the configuration, or explain where an event would go and why.
     Check(check::Args),
     /// Show where the group stands, or decide where it goes on.
@@ -88,6 +91,10 @@ impl Cli {
                 let settings = load(&self.config)?;
                 log::init(&settings.log)?;
                 block_on(run::run(settings, &self.config))
+            }
+            Command::Dev(args) => {
+                log::init(&dev::log())?;
+                block_on(dev::run(args, self.json))
             }
             Command::Check(args) => validate(&args, &self.config, self.json),
             Command::Offsets(args) => {
@@ -131,13 +138,13 @@ pub fn exit_code(result: &anyhow::Result<Done>) -> ExitCode {
 
 /// Reads the configuration; its mistakes are wrong usage.
 fn load(path: &Path) -> anyhow::Result<Settings> {
-    config::load(path).map_err(|mistakes| Usage(format!("the configuration is wrong\n{mistakes}")).into())
+    app::load::file(path).map_err(|mistakes| Usage(format!("the configuration is wrong\n{mistakes}")).into())
 }
 
 /// Validates; a wrong configuration is the answer here, not an error to be told of.
 fn validate(args: &check::Args, path: &Path, json: bool) -> anyhow::Result<Done> {
     let mut out = io::stdout().lock();
-    match config::load(path) {
+    match app::load::file(path) {
         Ok(settings) => check::run(&settings, args, (path, json), &mut out).map(|()| Done::Well),
         Err(mistakes) => check::refuse(&mistakes, (path, json), &mut out).map(|()| Done::Refused),
     }

@@ -8,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use toml::de::DeTable;
+use url::Url;
 
 mod check;
 mod file;
@@ -29,18 +31,37 @@ use read::{Reader, Table};
 use reference::Env;
 use settings::Settings;
 
-/// Loads and checks a configuration.
+/// Judges the URL of an endpoint by the networks of `security.allow`; the error is what kind of address it leads to.
+/// Handed in, because addresses are the HTTP client's business and nothing here depends on that.
+pub type AddressRule<'r> = &'r dyn Fn(&[IpNet], &Url) -> Result<(), &'static str>;
+
+/// Loads and checks a configuration, all but the addresses of endpoints.
 pub fn load(path: &Path) -> Result<Settings, Mistakes> {
-    load_with(path, &|name| env::var(name))
+    load_judged(path, &|_, _| Ok(()))
 }
 
-fn load_with(path: &Path, env: Env<'_>) -> Result<Settings, Mistakes> {
+/// Loads and checks a configuration.
+pub fn load_judged(path: &Path, rule: AddressRule<'_>) -> Result<Settings, Mistakes> {
+    load_with(path, text(path), rule, &|name| env::var(name))
+}
+
+/// Checks a configuration whose main file is in memory; `path` is what it is called and includes are relative to.
+pub fn load_text(path: &Path, text: &str, rule: AddressRule<'_>) -> Result<Settings, Mistakes> {
+    load_with(path, Ok(text.into()), rule, &|name| env::var(name))
+}
+
+fn load_with(
+    path: &Path,
+    text: Result<Arc<str>, io::ErrorKind>,
+    rule: AddressRule<'_>,
+    env: Env<'_>,
+) -> Result<Settings, Mistakes> {
     let mut reader = Reader { report: Report::default(), env, folder: include::folder(path), file: 0 };
-    let settings = match text(path) {
+    let settings = match text {
         Ok(text) => {
             let mut file = parse(path, &text, &mut reader, File::read);
             file.endpoints.extend(included(path, &file, &mut reader));
-            Some(check::settings(&file, &mut reader.report))
+            Some(check::settings(&file, rule, &mut reader.report))
         }
         Err(why) => {
             let file = reader.report.file(path.display().to_string(), "".into());
@@ -124,7 +145,7 @@ mod tests {
         fs::write(&path, "[kafka]\nbrokers = \"env:BROKERS\"\ntopics = [\"env:TOPIC\", \"env:NONE\"]\n")
             .unwrap();
         let load = |none: Option<&str>| {
-            load_with(&path, &|name| match name {
+            load_with(&path, text(&path), &|_, _| Ok(()), &|name| match name {
                 "BROKERS" => Ok("kafka:9092".to_owned()),
                 "TOPIC" => Ok("orders".to_owned()),
                 _ => none.map(str::to_owned).ok_or(env::VarError::NotPresent),

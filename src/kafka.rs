@@ -3,7 +3,10 @@
 //! Knows records and topics, never events, deliveries or endpoints.
 
 use rdkafka::{
-    ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 use tracing::{Level, debug, enabled, error, info, warn};
 
@@ -48,6 +51,12 @@ impl ConsumerContext for Context {}
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match level {
+            // All clients get all properties of the configuration; each uses what concerns it.
+            _ if facility == "CONFWARN"
+                && (line.contains("is a consumer") || line.contains("is a producer")) =>
+            {
+                debug!(target: "rdkafka", facility, line, "client log");
+            }
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 error!(target: "rdkafka", facility, line, "client log");
             }
@@ -63,7 +72,12 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code().map(tracing::field::debug);
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::PartitionEOF) {
+            // No trouble, though rdkafka passes it on as such: whoever reads is told by what it polls.
+            return;
+        }
+        let code = code.map(tracing::field::debug);
         warn!(target: "rdkafka", code, reason, "client error");
     }
 

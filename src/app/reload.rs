@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
-use super::signal::Hangups;
+use super::{load, signal::Hangups};
 use crate::{
     admin::Health,
     config::{
-        self,
         reload::{Trigger, Verdict, judge, needs_restart},
         settings::Settings,
         watch::Watch,
@@ -46,8 +46,8 @@ impl Reloader {
     }
 
     async fn reload(&mut self, trigger: Trigger) {
-        let path = self.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let (path, running) = (self.path.clone(), Arc::clone(&self.settings));
+        let loaded = spawn_blocking(move || load::again(&path, &running.security)).await;
         let rejected = match loaded {
             Ok(Ok(settings)) => match judge(&self.settings, &settings, trigger) {
                 Verdict::Apply => return self.apply(settings, trigger),

@@ -196,7 +196,7 @@ fn say(line: &str) -> io::Result<()> {
 }
 
 /// `HH:MM:SS.mmm` in UTC.
-fn clock(at_ms: i64) -> String {
+pub(super) fn clock(at_ms: i64) -> String {
     let day = at_ms.rem_euclid(24 * 60 * 60 * 1000);
     let (seconds, ms) = (day / 1000, day % 1000);
     format!("{:02}:{:02}:{:02}.{ms:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)

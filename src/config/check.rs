@@ -4,8 +4,10 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
+use url::Url;
 
 use super::{
+    AddressRule,
     file::{self, File},
     mistake::{Place, Report},
     read::nearest,
@@ -25,14 +27,18 @@ mod property;
 mod topic;
 
 /// Makes settings of a file; they may be used only if the report stays empty.
-pub(super) fn settings(file: &File, report: &mut Report) -> Settings {
+pub(super) fn settings(file: &File, rule: AddressRule<'_>, report: &mut Report) -> Settings {
     let group = non_empty(&file.kafka.group, "arauto", "group in [kafka]", report);
     let topics = topics(file, &group, report);
     let kafka = kafka(file, group, &topics.prefix, report);
     policy::own_mistakes(&file.defaults, report);
     let sources = file.kafka.topics.set().filter(|list| list.value.complete).map(|_| &*kafka.topics);
     let security = security(&file.security, report);
-    let endpoints = endpoints(file, sources, security.https_only, report);
+    let allow = allow_is_known(file, &security).then_some(&*security.allow);
+    let judge = |url: &Url| allow.map_or(Ok(()), |allow| rule(allow, url));
+    let https_only = security.https_only;
+    let context = endpoint::Context { defaults: &file.defaults, sources, https_only, judge: &judge };
+    let endpoints = endpoints(file, &context, report);
     let limits = limits(&file.limits, &topics.tiers, &endpoints, report);
     own_queues(file, &endpoints, limits.own_queues, report);
     Settings {
@@ -241,13 +247,16 @@ fn limits(
     }
 }
 
-fn endpoints(
-    file: &File,
-    sources: Option<&[super::settings::TopicSelector]>,
-    https_only: bool,
-    report: &mut Report,
-) -> Vec<(Place, Endpoint)> {
-    let context = endpoint::Context { defaults: &file.defaults, sources, https_only };
+/// With networks that could not be read nothing can be said about addresses.
+fn allow_is_known(file: &File, security: &Security) -> bool {
+    match &file.security.allow {
+        Key::Absent => true,
+        Key::Wrong => false,
+        Key::Set(list) => list.value.complete && list.value.items.len() == security.allow.len(),
+    }
+}
+
+fn endpoints(file: &File, context: &endpoint::Context<'_>, report: &mut Report) -> Vec<(Place, Endpoint)> {
     let mut first: HashMap<&str, Place> = HashMap::new();
     let mut settled = Vec::with_capacity(file.endpoints.len());
     for written in &file.endpoints {
@@ -260,7 +269,7 @@ fn endpoints(
                 first.insert(&id.value.value, id.place);
             }
         }
-        if let Some(endpoint) = endpoint::endpoint(written, &context, report) {
+        if let Some(endpoint) = endpoint::endpoint(written, context, report) {
             settled.push((written.id.set().map_or(written.place, |id| id.place), endpoint));
         }
     }

@@ -368,7 +368,7 @@ impl Queue {
 }
 
 /// Copies a record out of the client's buffer: one allocation for all its bytes.
-fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>, names: &mut Vec<Arc<str>>) -> Record {
+pub(crate) fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>, names: &mut Vec<Arc<str>>) -> Record {
     let mut headers: Vec<(Arc<str>, Option<&[u8]>)> = Vec::new();
     let theirs = message.headers();
     for (index, theirs) in

@@ -208,7 +208,7 @@ impl Assignment {
         let deadline = Instant::now() + within;
         let lives = self.stop_intake(partitions);
         if lives.is_empty() {
-            // Given up before, at the stop; closing the client takes the assignment away once more.
+            // At a stop everything is given up before the group is left, which revokes it once more.
             return;
         }
         for life in &lives {

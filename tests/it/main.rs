@@ -5,8 +5,10 @@
 
 mod addresses;
 mod at_least_once;
+mod cli;
 mod config;
 mod dependencies;
+mod dev;
 mod http;
 mod isolation;
 mod poison;
@@ -14,6 +16,7 @@ mod positions;
 mod rate_limit;
 mod raw;
 mod receiver;
+mod reload;
 mod rig;
 mod signing;
 mod support;

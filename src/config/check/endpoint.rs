@@ -1,4 +1,4 @@
-//! One endpoint, written → settled. Addresses are not judged here: that is for the HTTP client's guard.
+//! One endpoint, written → settled. Which addresses will do is for the rule handed in.
 
 use url::Url;
 
@@ -21,6 +21,8 @@ pub(super) struct Context<'c> {
     pub(super) sources: Option<&'c [TopicSelector]>,
     /// `security.https_only`
     pub(super) https_only: bool,
+    /// Judges the URL's address.
+    pub(super) judge: &'c dyn Fn(&Url) -> Result<(), &'static str>,
 }
 
 /// Checks everything about an endpoint; `None` if it has no usable id or URL, which has then been reported.
@@ -41,7 +43,7 @@ pub(super) fn endpoint(written: &Written, context: &Context<'_>, report: &mut Re
     let queue = policy::queue(own, defaults, ordering, report);
     let retry = policy::retry(&own.retry, &defaults.retry, ordering, report);
     let breaker = policy::breaker(&own.breaker, &defaults.breaker, report);
-    let (id, url) = (id(written, report), url(written, context.https_only, report));
+    let (id, url) = (id(written, report), url(written, context, report));
     Some(Endpoint {
         id: id?.into(),
         url: url?,
@@ -81,7 +83,7 @@ fn id(written: &Written, report: &mut Report) -> Option<String> {
     fits.then(|| text.clone())
 }
 
-fn url(written: &Written, https_only: bool, report: &mut Report) -> Option<Url> {
+fn url(written: &Written, context: &Context<'_>, report: &mut Report) -> Option<Url> {
     const HELP: &str = "write one such as \"https://example.com/hooks\"";
     if written.url.is_absent() {
         report.missing(written.place, "the endpoint has no url", HELP);
@@ -98,7 +100,7 @@ fn url(written: &Written, https_only: bool, report: &mut Report) -> Option<Url> 
     };
     match url.scheme() {
         "https" => {}
-        "http" if !https_only => {}
+        "http" if !context.https_only => {}
         "http" => {
             return refuse("url begins with http://".into(), "write https://: security.https_only is set");
         }
@@ -112,6 +114,12 @@ fn url(written: &Written, https_only: bool, report: &mut Report) -> Option<Url> 
     }
     if url.fragment().is_some() {
         return refuse("url has a fragment (#…), which is never sent".into(), "remove it");
+    }
+    if let Err(class) = (context.judge)(&url) {
+        return refuse(
+            format!("url leads to an address that is not public ({class})"),
+            "if it is meant, add its network to allow in [security], which takes effect at a restart",
+        );
     }
     Some(url)
 }
