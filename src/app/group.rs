@@ -54,7 +54,7 @@ impl Group {
     /// Joins, and stays until the stop; then everything is given up and the group is left.
     pub(super) fn start(&self, tasks: &Tasks, committer: &Arc<Committer>) {
         let (group, tasks_, committer) = (self.clone(), tasks.clone(), Arc::clone(committer));
-        tasks.spawn_blocking("consumer", move || {
+        tasks.spawn_blocking_needed("consumer", move || {
             // However this thread ends, whoever waits for the end must not wait for ever.
             let _ended = group.0.ended.clone().drop_guard();
             if let Err(failure) = group.stay(&tasks_, &committer) {
@@ -123,8 +123,12 @@ impl Group {
         let rebalance = Arc::clone(assignment);
         let consumer = Consumer::new(&settings.kafka, protocol, settings.limits.prefetch, rebalance)?;
         assignment.set_consumer(&consumer);
-        consumer.subscribe(&lock(topics))?;
-        *lock(&self.0.consumer) = Some(consumer.clone());
+        {
+            // Held until the consumer is known: another set of topics comes either before, or finds it.
+            let topics = lock(topics);
+            consumer.subscribe(&topics)?;
+            *lock(&self.0.consumer) = Some(consumer.clone());
+        }
         let over = CancellationToken::new();
         let commits = Arc::clone(committer).run(
             consumer.clone(),

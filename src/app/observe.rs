@@ -1,6 +1,9 @@
 //! Looks at the cluster from beside, on a thread of its own: the state topic, topics that come, lag, brokers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +36,7 @@ impl Observation {
     /// Starts to look, until the stop.
     pub(super) fn start(self, shared: &Arc<Shared>, health: &Health, stop: CancellationToken) {
         let (shared_, health) = (Arc::clone(shared), health.clone());
-        shared.tasks.spawn_blocking("observer", move || self.run(&shared_, &health, &stop));
+        shared.tasks.spawn_blocking_needed("observer", move || self.run(&shared_, &health, &stop));
     }
 
     fn run(&self, shared: &Shared, health: &Health, stop: &CancellationToken) {
@@ -41,7 +44,7 @@ impl Observation {
         while !stop.is_cancelled() {
             self.positions.follow();
             if Instant::now() >= lag {
-                self.report(health, self.look_at_lag(shared));
+                self.report(health, self.look_at_lag(shared, stop));
                 health.joined(self.group.is_member());
                 lag = Instant::now() + LAG;
             }
@@ -63,14 +66,22 @@ impl Observation {
         }
     }
 
-    fn look_at_lag(&self, shared: &Shared) -> Result<(), consumer::Error> {
+    fn look_at_lag(&self, shared: &Shared, stop: &CancellationToken) -> Result<(), consumer::Error> {
         let assigned = shared.committer.assigned();
         if assigned.is_empty() {
             return self.observer.topics().map(drop);
         }
         let partitions: Vec<_> = assigned.iter().map(|(of, _)| of.clone()).collect();
+        // Before the brokers are asked: commits go on meanwhile.
+        let believed: Vec<_> = assigned.iter().map(|(_, life)| life.believed_committed()).collect();
         let committed = self.observer.committed(&partitions)?;
-        for ((of, life), committed) in assigned.into_iter().zip(committed) {
+        for (((of, life), believed), committed) in assigned.into_iter().zip(believed).zip(committed) {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            if committed.is_some() && life.tier.is_none() && !life.begun.swap(true, Ordering::AcqRel) {
+                self.positions.note_begun(&of);
+            }
             let (low, high) = match self.observer.watermarks(&of) {
                 Ok(bounds) => bounds,
                 Err(error) => {
@@ -80,7 +91,7 @@ impl Observation {
             };
             life.see_end(high);
             let committed = committed.map_or(low, |(offset, _)| offset);
-            life.compare_committed(committed);
+            life.compare_committed(believed, committed);
             if life.is_ending() {
                 continue;
             }

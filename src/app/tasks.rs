@@ -68,6 +68,34 @@ impl Tasks {
         })
     }
 
+    /// Starts a task that may end at any time, but without which the service would be half alive should it panic.
+    pub fn spawn_needed<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let guard = PanicGuard { name, essential: Some(self.clone()) };
+        self.tracker.spawn(async move {
+            let output = task.await;
+            drop(guard);
+            output
+        })
+    }
+
+    /// The same for blocking work on a thread of its own.
+    pub fn spawn_blocking_needed<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let guard = PanicGuard { name, essential: Some(self.clone()) };
+        self.tracker.spawn_blocking(move || {
+            let output = work();
+            drop(guard);
+            output
+        })
+    }
+
     /// Runs blocking work on a thread of its own, waited for like a task; a panic in it is logged.
     pub fn spawn_blocking<T: Send + 'static>(
         &self,

@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -40,6 +41,8 @@ const POLL: Duration = Duration::from_millis(100);
 const WATCHDOG: Duration = Duration::from_secs(1);
 /// Longest wait of one look-up; whoever needs the answer asks again.
 const LOOK_UP: Duration = Duration::from_secs(10);
+/// The same where a rebalance waits for one look-up per partition.
+const QUICK_LOOK_UP: Duration = Duration::from_secs(3);
 /// How often the client tells whether it is a member of its group.
 const STATISTICS: Duration = Duration::from_secs(1);
 
@@ -83,6 +86,9 @@ pub enum Error {
     /// The client could not be made: a property is wrong.
     #[error("the Kafka consumer cannot be made: {0}")]
     Create(#[source] KafkaError),
+    /// The partition was taken away meanwhile.
+    #[error("the partition was taken away")]
+    Gone,
     /// Any other error of one call.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
@@ -126,7 +132,7 @@ impl Consumer {
             rebalance,
             consumer: OnceLock::new(),
             member: AtomicBool::new(false),
-            assignment: Mutex::default(),
+            restarts: Mutex::default(),
         };
         let config = config(kafka, protocol, prefetch);
         let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(Error::Create)?;
@@ -154,7 +160,8 @@ impl Consumer {
     pub fn poll_until(&self, stop: &CancellationToken) -> Result<(), Error> {
         while !stop.is_cancelled() {
             match self.0.poll(POLL) {
-                None => {}
+                // Nothing is left in the queue, so no rebalance waits for its answer.
+                None => self.serve_restarts(),
                 // Queues are split before the assignment takes effect, so nothing should arrive here.
                 Some(Ok(message)) if !stop.is_cancelled() => {
                     error!(
@@ -197,7 +204,7 @@ impl Consumer {
 
     /// The first and the end offset of a partition, as a reader of committed records sees them. Blocks its thread.
     pub fn watermarks(&self, of: &TopicPartition) -> Result<(i64, i64), Error> {
-        Ok(self.0.fetch_watermarks(&of.topic, of.partition, LOOK_UP)?)
+        Ok(self.0.fetch_watermarks(&of.topic, of.partition, QUICK_LOOK_UP)?)
     }
 
     /// Goes on reading at an offset; what was fetched before is forgotten. Blocks its thread.
@@ -206,18 +213,57 @@ impl Consumer {
     }
 
     /// Begins anew at an offset, also when the client gave the partition up because its position was not in the log:
-    /// it refuses to seek then, and only an assignment makes it fetch again. The partition's queue stays the same.
-    /// Blocks its thread.
-    pub fn restart(&self, of: &TopicPartition, offset: i64) -> Result<(), Error> {
-        let _alone = self.0.context().assignment();
+    /// it refuses to seek then, and only an assignment makes it fetch again. That is left to the polling thread, for
+    /// while a rebalance waits for its answer the client would take it for that. The partition's queue stays the same.
+    /// Blocks its thread, until `stop` at the longest.
+    pub fn restart(&self, of: &TopicPartition, offset: i64, stop: &CancellationToken) -> Result<(), Error> {
+        self.resume(of)?;
         if self.seek(of, offset).is_ok() {
             return Ok(());
         }
+        let (done, answer) = mpsc::sync_channel(1);
+        let restart = Restart { of: of.clone(), offset, stop: stop.clone(), done };
+        self.0.context().restarts().push(restart);
+        while !stop.is_cancelled() {
+            match answer.recv_timeout(POLL) {
+                Ok(done) => return Ok(done?),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        Err(Error::Gone)
+    }
+
+    fn serve_restarts(&self) {
+        let restarts = std::mem::take(&mut *self.0.context().restarts());
+        for Restart { of, offset, stop, done } in restarts {
+            if stop.is_cancelled() {
+                continue;
+            }
+            let restarted = self.assign_again(&of, offset);
+            if done.send(restarted).is_err() {
+                warn!(topic = %of.topic, partition = of.partition, "nobody waits for this partition any more");
+            }
+        }
+    }
+
+    fn assign_again(&self, of: &TopicPartition, offset: i64) -> Result<(), KafkaError> {
         // Refused when the partition is not ours any more.
         self.0.incremental_unassign(&one(of))?;
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&of.topic, of.partition, Offset::Offset(offset))?;
-        Ok(self.0.incremental_assign(&list)?)
+        self.0.incremental_assign(&list)
+    }
+
+    /// One more than the offset of the last thing that was taken out of the partition's queue: a record, or one of
+    /// the control records that are never shown. `None` when nothing was.
+    pub fn position(&self, of: &TopicPartition) -> Result<Option<i64>, Error> {
+        let positions = self.0.position()?;
+        let position = positions.find_partition(&of.topic, of.partition).map(|element| element.offset());
+        Ok(match position {
+            Some(Offset::Offset(offset)) => Some(offset),
+            _ => None,
+        })
     }
 
     /// Stops fetching a partition and forgets what was fetched: for long waits only.
@@ -258,7 +304,6 @@ fn config(kafka: &Kafka, protocol: GroupProtocol, prefetch: usize) -> ClientConf
         // Every start position is given explicitly; one that is not in the log is an event, not a guess.
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
-        .set("enable.partition.eof", "true")
         // Per partition, because each has a queue of its own.
         .set("queued.max.messages.kbytes", (prefetch / 1024).max(1).to_string())
         .set("queued.min.messages", "10000")
@@ -312,8 +357,6 @@ fn one(of: &TopicPartition) -> TopicPartitionList {
 pub enum Next {
     /// A record.
     Record(Record),
-    /// The end of the partition was reached.
-    End,
     /// The position is not in the log any more.
     OutOfRange,
     /// The log was truncated below the position.
@@ -351,7 +394,6 @@ impl Queue {
         loop {
             return Some(match self.queue.poll(Duration::ZERO)? {
                 Ok(message) => Next::Record(copy(&message, &self.of.topic, &mut self.names)),
-                Err(KafkaError::PartitionEOF(_)) => Next::End,
                 Err(error) => match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                         Next::OutOfRange
@@ -424,8 +466,16 @@ struct Context {
     rebalance: Arc<dyn Rebalance>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
     member: AtomicBool,
-    /// Held while the assignment is changed, so that a rebalance never finds a partition half-way out of it.
-    assignment: Mutex<()>,
+    /// Partitions to begin anew, for the polling thread.
+    restarts: Mutex<Vec<Restart>>,
+}
+
+struct Restart {
+    of: TopicPartition,
+    offset: i64,
+    /// Cancelled when the partition is taken away.
+    stop: CancellationToken,
+    done: mpsc::SyncSender<Result<(), KafkaError>>,
 }
 
 /// The part of the statistics that is looked at:
@@ -468,7 +518,6 @@ impl ConsumerContext for Context {
             self.assign(base, list, &partitions)
         } else {
             self.rebalance.revoked(&partitions, base.assignment_lost());
-            let _alone = self.assignment();
             match base.rebalance_protocol() {
                 RebalanceProtocol::Cooperative => base.incremental_unassign(list),
                 RebalanceProtocol::Eager | RebalanceProtocol::None => base.unassign(),
@@ -481,8 +530,8 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
-    fn assignment(&self) -> MutexGuard<'_, ()> {
-        self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+    fn restarts(&self) -> MutexGuard<'_, Vec<Restart>> {
+        self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn assign(
@@ -503,6 +552,8 @@ impl Context {
                 queues.extend(split(consumer, of, position));
             }
         }
+        // A pause outlives the assignment it was made in.
+        base.resume(list)?;
         match base.rebalance_protocol() {
             RebalanceProtocol::Cooperative => base.incremental_assign(list)?,
             RebalanceProtocol::Eager | RebalanceProtocol::None => base.assign(list)?,

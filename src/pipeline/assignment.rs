@@ -93,19 +93,24 @@ impl Shared {
         if old.stop.is_cancelled() {
             return None;
         }
-        let position = fresh.map_or_else(|| old.ledger().position(), Position::at);
-        old.fence();
+        if fresh.is_none() && self.reopened_too_often() {
+            let times = REOPENINGS;
+            self.tasks
+                .fail(anyhow::anyhow!("tickets were lost {times} times within a minute, this is a bug"));
+            return None;
+        }
+        let position = {
+            // Nothing settles in the old life after its position was copied.
+            let ledger = old.ledger();
+            old.fence();
+            fresh.map_or_else(|| ledger.position(), Position::at)
+        };
         for delivery in self.lanes.take_back(old.epoch) {
             match fresh {
                 None => delivery.ticket.hand_back(),
                 // Its event may be gone from the log; this is the last copy of it.
                 Some(_) => self.settler.pass_on(delivery),
             }
-        }
-        if fresh.is_none() && self.reopened_too_often() {
-            self.tasks
-                .fail(anyhow::anyhow!("tickets were lost {REOPENINGS} times within a minute, this is a bug"));
-            return None;
         }
         let begun = old.begun.load(Ordering::Acquire);
         Some(self.life(
@@ -320,7 +325,7 @@ impl Rebalance for Assignment {
             self.shared.metrics.add_partition(&of.topic, of.partition);
             let source = Source::new(Arc::clone(&self.shared), queue, life);
             let _runtime = self.runtime.enter();
-            sources.insert(of, self.shared.tasks.spawn("source", source.run()));
+            sources.insert(of, self.shared.tasks.spawn_needed("source", source.run()));
         }
         self.shared.lanes.set_partitions(self.shared.committer.assigned().len());
     }

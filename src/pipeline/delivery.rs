@@ -124,19 +124,21 @@ impl Delivery {
 
     /// Time since it was first seen.
     pub fn age(&self) -> Duration {
-        Duration::from_millis(u64::try_from(now() - self.first_seen).unwrap_or(0))
+        Duration::from_millis(u64::try_from(now().saturating_sub(self.first_seen)).unwrap_or(0))
     }
 
     /// Time since the event's timestamp; `None` when it has none.
     pub fn latency(&self) -> Option<Duration> {
         let timestamp = self.event().timestamp;
-        (timestamp >= 0).then(|| Duration::from_millis(u64::try_from(now() - timestamp).unwrap_or(0)))
+        (timestamp >= 0)
+            .then(|| Duration::from_millis(u64::try_from(now().saturating_sub(timestamp)).unwrap_or(0)))
     }
 
     /// Takes in a finished attempt; returns what was known before it.
     pub fn count(&mut self, attempt: &Attempt) -> SoFar {
-        let so_far = SoFar { attempts: self.attempts - self.uncharged, age: self.age(), now_ms: now() };
-        self.attempts += 1;
+        let so_far =
+            SoFar { attempts: self.attempts.saturating_sub(self.uncharged), age: self.age(), now_ms: now() };
+        self.attempts = self.attempts.saturating_add(1);
         self.parks = 0;
         self.status = match attempt.result {
             AttemptResult::Status(status) => Some(status),

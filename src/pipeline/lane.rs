@@ -120,7 +120,7 @@ impl Lane {
         let quota = (share / self.shared.partitions()).max(1);
         let mut state = self.lock();
         let own = state.held_by.get(&partition).copied().unwrap_or(0);
-        if state.held < share || own < quota {
+        if state.held < share || (own < quota && self.shared.grants_quota()) {
             return Standing::Room;
         }
         state.watched = true;
@@ -381,6 +381,7 @@ impl Lane {
     fn hold(self: &Arc<Self>, state: &mut State, delivery: &Delivery) -> Hold {
         let partition = delivery.ticket.partition().epoch;
         state.held += 1;
+        self.shared.took_one();
         *state.held_by.entry(partition).or_default() += 1;
         if state.held == 1 {
             self.shared.became_active();
@@ -391,6 +392,7 @@ impl Lane {
     fn release(&self, partition: Share) {
         let mut state = self.lock();
         state.held -= 1;
+        self.shared.gave_one_back();
         if let Some(held) = state.held_by.get_mut(&partition) {
             *held -= 1;
             if *held == 0 {

@@ -15,6 +15,9 @@ const CROWDED_AT: usize = metadata::MAX_LEN * 3 / 4;
 /// … and goes on below this one, so that it does not flutter.
 const ROOMY_AT: usize = metadata::MAX_LEN / 2;
 
+/// Settled entries that are never worth throwing out.
+const KEPT_SETTLED: usize = 1024;
+
 /// The ledger of one assigned partition, for one life of it.
 #[derive(Debug)]
 pub struct Ledger {
@@ -22,9 +25,13 @@ pub struct Ledger {
     base: i64,
     /// Lowest offset not read yet.
     next: i64,
-    /// Sequence number of `entries[0]`.
-    first: u64,
+    /// Sequence number of the next event.
+    sequence: u64,
+    /// What was read and lies at or above the base. Settled ones behind an unsettled one are thrown out when they
+    /// are the greater part, so that one delivery that takes long does not grow the ledger with everything behind.
     entries: VecDeque<Entry>,
+    /// Settled ones among the entries.
+    settled: usize,
     /// What an earlier life owed at and above `next`, until it has been read again.
     carried: VecDeque<Run>,
     /// Below it, what `carried` does not name is settled.
@@ -35,8 +42,11 @@ pub struct Ledger {
 
 #[derive(Debug)]
 struct Entry {
+    sequence: u64,
     offset: i64,
     timestamp: i64,
+    /// Settled entries between this one and the one before were thrown out.
+    gap_before: bool,
     left: u32,
     slots: Slots,
 }
@@ -82,8 +92,9 @@ impl Ledger {
         Self {
             base,
             next: base,
-            first: 0,
+            sequence: 0,
             entries: VecDeque::new(),
+            settled: 0,
             carried: owed.into(),
             carried_horizon: horizon,
             dirty: false,
@@ -106,9 +117,10 @@ impl Ledger {
         self.entries.front().map(|entry| entry.timestamp)
     }
 
-    /// Is what is owed so scattered that intake has to stop until some of it is settled?
+    /// Is what is owed so scattered that intake has to stop until some of it is settled? Reading again what an
+    /// earlier life left owed adds nothing to it.
     pub fn is_crowded(&self) -> bool {
-        self.crowded
+        self.crowded && self.next >= self.carried_horizon
     }
 
     /// What an earlier life says of an offset, which must not be below `next`.
@@ -129,7 +141,8 @@ impl Ledger {
         assert!(offset >= self.next, "offset {offset} opened twice, next is {}", self.next);
         debug_assert!(endpoints.iter().all(|hash| *hash != 0), "zero means settled");
         self.next = offset + 1;
-        let sequence = self.first + self.entries.len() as u64;
+        let sequence = self.sequence;
+        self.sequence += 1;
         let left = u32::try_from(endpoints.len()).expect("fewer endpoints than 2^32");
         if self.entries.is_empty() {
             self.base = offset;
@@ -139,12 +152,16 @@ impl Ledger {
             self.dirty = true;
             return sequence;
         }
-        self.dirty |= left == 0;
+        if left == 0 {
+            self.dirty = true;
+            self.settled += 1;
+        }
         let slots = match endpoints {
             [one] => Slots::One(*one),
             many => Slots::Many(many.into()),
         };
-        self.entries.push_back(Entry { offset, timestamp, left, slots });
+        self.entries.push_back(Entry { sequence, offset, timestamp, gap_before: false, left, slots });
+        self.throw_out_settled();
         sequence
     }
 
@@ -155,7 +172,7 @@ impl Ledger {
 
     /// Settles one delivery. Settling twice is a bug of the caller and is ignored in release builds.
     pub fn settle(&mut self, place: Place) {
-        let index = place.sequence.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        let index = self.index_of(place.sequence);
         let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) else {
             debug_assert!(false, "settled a place that is gone: {place:?}");
             return;
@@ -166,8 +183,14 @@ impl Ledger {
         }
         entry.left -= 1;
         self.dirty = true;
-        if entry.left == 0 && place.sequence == self.first {
+        if entry.left > 0 {
+            return;
+        }
+        self.settled += 1;
+        if index == Some(0) {
             self.advance();
+        } else {
+            self.throw_out_settled();
         }
     }
 
@@ -208,6 +231,7 @@ impl Ledger {
                 adjacent = false;
                 continue;
             }
+            adjacent &= !entry.gap_before;
             let still = entry.owed();
             // A run may span holes: an offset that does not exist is owed to nobody.
             match owed.last_mut() {
@@ -227,9 +251,37 @@ impl Ledger {
     fn advance(&mut self) {
         while self.entries.front().is_some_and(|entry| entry.left == 0) {
             self.entries.pop_front();
-            self.first += 1;
+            self.settled -= 1;
         }
         self.base = self.entries.front().map_or(self.next, |entry| entry.offset);
+    }
+
+    /// Where an event's entry is: at its distance from the first, unless entries in between were thrown out.
+    fn index_of(&self, sequence: u64) -> Option<usize> {
+        let first = self.entries.front()?.sequence;
+        let direct = usize::try_from(sequence.checked_sub(first)?).ok()?;
+        if self.entries.get(direct).is_some_and(|entry| entry.sequence == sequence) {
+            return Some(direct);
+        }
+        self.entries.binary_search_by_key(&sequence, |entry| entry.sequence).ok()
+    }
+
+    /// Amortised O(1): it runs when the settled are as many as the unsettled, and leaves none of them.
+    fn throw_out_settled(&mut self) {
+        if self.settled <= KEPT_SETTLED.max(self.entries.len() / 2) {
+            return;
+        }
+        let mut gap = false;
+        self.entries.retain_mut(|entry| {
+            gap |= entry.gap_before;
+            if entry.left == 0 {
+                gap = true;
+                return false;
+            }
+            entry.gap_before = std::mem::take(&mut gap);
+            true
+        });
+        self.settled = 0;
     }
 }
 

@@ -160,7 +160,13 @@ impl Positions {
             }
             info!(%topic, ?offsets, "first sight of a source topic, its start is noted down");
             self.write(state::start(topic, &offsets));
-            self.read_until("tell the start of a topic", |state, _| state.has_start(topic))?;
+            // Ours too, not only that of another instance that looked at the same time: the lower one counts.
+            let known = |state: &State, (partition, offset): (&i32, &i64)| {
+                state.start(topic, *partition).is_some_and(|start| start <= *offset)
+            };
+            self.read_until("tell the start of a topic", |state, _| {
+                offsets.iter().all(|one| known(state, one))
+            })?;
         }
         Ok(())
     }
@@ -221,11 +227,15 @@ impl Positions {
         let committed = consumer.committed(partitions)?;
         let mut starts = Vec::with_capacity(partitions.len());
         for (of, committed) in partitions.iter().zip(committed) {
-            let bounds = consumer.watermarks(of)?;
+            // One partition without a leader must not keep the others waiting; when it can be read, a position that
+            // is not in its log shows.
+            let bounds = consumer.watermarks(of).inspect_err(|error| {
+                warn!(topic = %of.topic, partition = of.partition, %error, "bounds of the log unknown");
+            });
             let begun = self.state().is_begun(&of.topic, of.partition);
             let position = match committed {
-                Some((offset, metadata)) => self.committed_start(of, offset, &metadata, bounds),
-                None => Position::at(self.first_start(of, begun, bounds)),
+                Some((offset, metadata)) => self.committed_start(of, offset, &metadata, bounds.ok()),
+                None => Position::at(self.first_start(of, begun, bounds.ok())),
             };
             debug!(topic = %of.topic, partition = of.partition, ?position, "start position");
             starts.push(Start { position, begun });
@@ -238,33 +248,34 @@ impl Positions {
         of: &TopicPartition,
         offset: i64,
         metadata: &str,
-        bounds: (i64, i64),
+        bounds: Option<(i64, i64)>,
     ) -> Position {
-        let (low, high) = bounds;
-        if offset < low {
-            return Position::at(self.reset(of, offset, bounds, Reset::OutOfRange));
+        let decoded = metadata::decode(offset, metadata).unwrap_or(Position::at(offset));
+        match bounds {
+            None => decoded,
+            Some((low, high)) if offset < low => {
+                Position::at(self.reset(of, offset, (low, high), Reset::OutOfRange))
+            }
+            Some((low, high)) if offset > high => {
+                Position::at(self.reset(of, offset, (low, high), Reset::Truncated))
+            }
+            // A horizon beyond the log's end belongs to another log.
+            Some((_, high)) if decoded.horizon > high => Position::at(offset),
+            Some(_) => decoded,
         }
-        if offset > high {
-            return Position::at(self.reset(of, offset, bounds, Reset::Truncated));
-        }
-        // A horizon beyond the log's end belongs to another log.
-        metadata::decode(offset, metadata)
-            .filter(|position| position.horizon <= high)
-            .unwrap_or(Position::at(offset))
     }
 
-    fn first_start(&self, of: &TopicPartition, begun: bool, bounds: (i64, i64)) -> i64 {
-        let (low, high) = bounds;
-        if parse_tier(&self.options.prefix, &of.topic).is_some() {
-            return low;
-        }
-        if begun {
+    fn first_start(&self, of: &TopicPartition, begun: bool, bounds: Option<(i64, i64)>) -> i64 {
+        let tier = parse_tier(&self.options.prefix, &of.topic).is_some();
+        let start = self.state().start(&of.topic, of.partition).filter(|_| !tier && !begun);
+        let Some((low, high)) = bounds else { return start.unwrap_or(0) };
+        if !tier && begun {
             // The brokers forget a topic's offsets when it is deleted: this is another topic of the same name.
-            return self.reset(of, low, bounds, Reset::Recreated);
+            return self.reset(of, low, (low, high), Reset::Recreated);
         }
-        match self.state().start(&of.topic, of.partition) {
-            Some(start) if start < low => self.reset(of, start, bounds, Reset::OutOfRange),
-            Some(start) if start > high => self.reset(of, start, bounds, Reset::Recreated),
+        match start {
+            Some(start) if start < low => self.reset(of, start, (low, high), Reset::OutOfRange),
+            Some(start) if start > high => self.reset(of, start, (low, high), Reset::Recreated),
             Some(start) => start,
             None => low,
         }

@@ -40,8 +40,6 @@ pub(super) struct Source {
     life: Arc<Partition>,
     fed: Fed,
     topic: Arc<metrics::Topic>,
-    /// The end as the observer saw it, which the next end of the queue confirms.
-    confirming: Option<i64>,
     matches: Vec<Arc<Endpoint>>,
 }
 
@@ -54,7 +52,7 @@ struct Opened {
 impl Source {
     pub(super) fn new(shared: Arc<Shared>, queue: Queue, life: Arc<Partition>) -> Self {
         let topic = shared.metrics.topic(&life.topic);
-        Self { shared, queue, life, fed: Fed::default(), topic, confirming: None, matches: Vec::new() }
+        Self { shared, queue, life, fed: Fed::default(), topic, matches: Vec::new() }
     }
 
     /// Reads until the partition is taken away.
@@ -65,7 +63,9 @@ impl Source {
                 // Stopping wins: nothing is opened any more once the partition is to go.
                 biased;
                 () = life.stop.cancelled() => return,
-                () = life.ticket_lost() => self.begin_anew(None).await,
+                () = life.ticket_lost() => {
+                    life.stop.run_until_cancelled(self.begin_anew(None)).await;
+                }
                 () = self.step() => {}
             }
         }
@@ -76,9 +76,8 @@ impl Source {
             sleep(self.shared.commit_interval).await;
         }
         match self.queue.next().await {
-            None => self.confirm_end().await,
+            None => self.step_over_holes().await,
             Some(Next::Record(record)) => {
-                self.confirming = None;
                 if record.offset < self.life.ledger().next() {
                     let offset = record.offset;
                     warn!(topic = %record.topic, partition = record.partition, offset, "offset below what was read");
@@ -91,24 +90,22 @@ impl Source {
                 }
                 self.life.take_in_hand(-1);
             }
-            Some(Next::End) => {
-                if let Some(end) = self.confirming.take() {
-                    self.life.ledger().reached_end(end);
-                }
-            }
             Some(Next::OutOfRange | Next::Truncated) => self.reset().await,
         }
     }
 
-    /// Nothing came for a while. When the log ends above what was read, there may be only holes in between
-    /// (transaction markers); reading them again tells for sure, because the end comes with nothing before it.
-    async fn confirm_end(&mut self) {
+    /// Nothing came for a while. When the log ends above what was read, there may be only holes in between, such as
+    /// transaction markers. Control records went through our queue unseen, and with them the client's position; all
+    /// that it has passed was read before, and is in the ledger now.
+    async fn step_over_holes(&mut self) {
         let next = self.life.ledger().next();
-        let Some(end) = self.life.seen_end().filter(|end| *end > next) else { return };
+        if self.life.seen_end().is_none_or(|end| end <= next) {
+            return;
+        }
         let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
-        let sought = self.shared.blocking("seek", move || consumer.seek(&of, next)).await;
-        if let Some(Ok(())) = sought {
-            self.confirming = Some(end);
+        let position = self.shared.blocking("position", move || consumer.position(&of)).await;
+        if let Some(Ok(Some(position))) = position {
+            self.life.ledger().reached_end(position);
         }
     }
 
@@ -210,7 +207,7 @@ impl Source {
         if delivery.age() >= endpoint.retry.max_age {
             return settler.dead(delivery, Reason::Expired);
         }
-        let remaining = delivery.due - now();
+        let remaining = delivery.due.saturating_sub(now());
         if remaining > i64::try_from(self.shared.hold.as_millis()).unwrap_or(i64::MAX) {
             return settler.later(delivery, reason);
         }
@@ -225,7 +222,7 @@ impl Source {
             appended.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)).min(envelope.due);
         let mut paused = false;
         loop {
-            let left = u64::try_from(ready - now()).unwrap_or(0);
+            let left = u64::try_from(ready.saturating_sub(now())).unwrap_or(0);
             if left == 0 {
                 break;
             }
@@ -325,14 +322,17 @@ impl Source {
     /// A new life of the partition: what the old one held can settle nothing any more. It begins at a new position
     /// when the log changed, else at the committed one.
     async fn begin_anew(&mut self, fresh: Option<i64>) {
-        self.confirming = None;
-        let Some(life) = self.shared.next_life(&self.life, fresh) else { return };
+        let Some(life) = self.shared.next_life(&self.life, fresh) else {
+            // It is over: the partition, or the process.
+            return self.life.stop.cancelled().await;
+        };
         let start = life.ledger().base();
         debug!(topic = %life.topic, partition = life.id, start, "the partition begins a new life");
         self.life = life;
         loop {
             let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
-            match self.shared.blocking("restart", move || consumer.restart(&of, start)).await {
+            let stop = self.life.stop.clone();
+            match self.shared.blocking("restart", move || consumer.restart(&of, start, &stop)).await {
                 Some(Ok(())) | None => return,
                 // The partition is being taken away, and whoever does it waits for us.
                 Some(Err(_)) if self.life.stop.is_cancelled() => return,

@@ -130,8 +130,7 @@ impl Partition {
 
     /// Compares what the brokers say is committed with what we believe. The client does not report a partition that
     /// was refused while others of the same commit got through, so twice behind means: commit again.
-    pub fn compare_committed(&self, committed: i64) {
-        let believed = self.committed.load(Ordering::Acquire);
+    pub fn compare_committed(&self, believed: i64, committed: i64) {
         let before = self.behind.swap(committed < believed, Ordering::AcqRel);
         if before && committed < believed {
             let Self { topic, id, .. } = self;
@@ -139,6 +138,11 @@ impl Partition {
             self.metrics.commit(false);
             self.ledger().touch();
         }
+    }
+
+    /// The last commit that was acknowledged; -1 when none was.
+    pub fn believed_committed(&self) -> i64 {
+        self.committed.load(Ordering::Acquire)
     }
 
     /// A commit was acknowledged.
@@ -192,8 +196,10 @@ impl Ticket {
     /// The delivery is settled.
     pub fn settle(mut self) {
         self.spent = true;
+        let mut ledger = self.partition.ledger();
+        // Asked under the lock under which the next life copies what this one settled.
         if !self.partition.is_fenced() {
-            self.partition.ledger().settle(self.place);
+            ledger.settle(self.place);
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Shared {
     /// Told when a lane that somebody waits for has room again.
     pub(super) room: Notify,
     active: AtomicUsize,
+    /// Deliveries in lanes.
+    held: AtomicUsize,
     partitions: AtomicUsize,
     random: AtomicU64,
 }
@@ -75,6 +77,7 @@ impl Shared {
             metrics,
             room: Notify::new(),
             active: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             partitions: AtomicUsize::new(1),
             random: AtomicU64::new(u64::from(std::process::id())),
         }
@@ -87,6 +90,20 @@ impl Shared {
 
     pub(super) fn partitions(&self) -> usize {
         self.partitions.load(Ordering::Relaxed).max(1)
+    }
+
+    /// May a partition have its part of a lane although others have filled it? Not when lanes hold half of the
+    /// window already: many stuck ones times many partitions would be all of it.
+    pub(super) fn grants_quota(&self) -> bool {
+        self.held.load(Ordering::Relaxed) < self.window.limit() / 2
+    }
+
+    pub(super) fn took_one(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn gave_one_back(&self) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn became_active(&self) {
