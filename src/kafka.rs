@@ -3,7 +3,10 @@
 //! Knows records and topics, never events, deliveries or endpoints.
 
 use rdkafka::{
-    ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 use tracing::{Level, debug, enabled, error, info, warn};
 
@@ -63,6 +66,12 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // The end of a partition is no trouble, although the client reports it here as well.
+        if matches!(error, KafkaError::PartitionEOF(_))
+            || error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF)
+        {
+            return;
+        }
         let code = error.rdkafka_error_code().map(tracing::field::debug);
         warn!(target: "rdkafka", code, reason, "client error");
     }
