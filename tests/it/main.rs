@@ -6,6 +6,7 @@
 mod addresses;
 mod at_least_once;
 mod config;
+mod dead_letter;
 mod dependencies;
 mod http;
 
