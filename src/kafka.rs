@@ -72,12 +72,13 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        if code == Some(RDKafkaErrorCode::PartitionEOF) {
-            // No trouble, though rdkafka passes it on as such: whoever reads is told by what it polls.
+        // The end of a partition is no trouble, although the client reports it here as well.
+        if matches!(error, KafkaError::PartitionEOF(_))
+            || error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF)
+        {
             return;
         }
-        let code = code.map(tracing::field::debug);
+        let code = error.rdkafka_error_code().map(tracing::field::debug);
         warn!(target: "rdkafka", code, reason, "client error");
     }
 

@@ -60,6 +60,8 @@ pub struct Producer(Arc<Inner>);
 struct Inner {
     config: ClientConfig,
     client: Mutex<FutureProducer<Context>>,
+    /// Sends every record in a batch of its own; made when it is needed first.
+    alone: Mutex<Option<FutureProducer<Context>>>,
 }
 
 impl Producer {
@@ -77,15 +79,26 @@ impl Producer {
             // Originals near the brokers' limit grow by our headers; the brokers decide what is too large.
             .set("message.max.bytes", "100000000");
         let client = config.create_with_context(Context).map_err(Error::Kafka)?;
-        Ok(Self(Arc::new(Inner { config, client: Mutex::new(client) })))
+        Ok(Self(Arc::new(Inner { config, client: Mutex::new(client), alone: Mutex::default() })))
     }
 
     /// Writes one record and waits until all replicas have it.
     pub async fn send(&self, record: &Outgoing) -> Result<Acknowledged, Error> {
-        let sent = {
-            let client = self.client();
-            client.send_result(native(record)).map_err(|(error, _)| self.judge(error))?
-        };
+        match self.send_with(self.client(), record).await {
+            // The brokers measure batches and refuse a large one as a whole: only what is refused alone is too large.
+            Err(Error::TooLarge) => self.send_with(self.alone()?, record).await,
+            sent => sent,
+        }
+    }
+
+    async fn send_with(
+        &self,
+        client: FutureProducer<Context>,
+        record: &Outgoing,
+    ) -> Result<Acknowledged, Error> {
+        let sent = client.send_result(native(record)).map_err(|(error, _)| self.judge(error))?;
+        // Not held while waiting: whoever drops the last handle of a replaced client waits for its threads.
+        drop(client);
         match sent.await {
             Ok(Ok(delivery)) => Ok(Acknowledged { appended: appended(delivery.timestamp) }),
             Ok(Err((error, _))) => Err(self.judge(error)),
@@ -100,6 +113,20 @@ impl Producer {
 
     fn client(&self) -> FutureProducer<Context> {
         self.0.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn alone(&self) -> Result<FutureProducer<Context>, Error> {
+        let mut alone = self.0.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = alone.as_ref().filter(|client| client.client().fatal_error().is_none()) {
+            return Ok(client.clone());
+        }
+        let mut config = self.0.config.clone();
+        config.set("batch.num.messages", "1");
+        let fresh: FutureProducer<Context> = config.create_with_context(Context).map_err(Error::Kafka)?;
+        if let Some(old) = alone.replace(fresh.clone()) {
+            std::thread::spawn(move || drop(old));
+        }
+        Ok(fresh)
     }
 
     fn judge(&self, error: KafkaError) -> Error {

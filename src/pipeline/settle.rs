@@ -32,6 +32,10 @@ const PRODUCE_WINDOW: usize = 2_000;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
+/// Shortest and longest wait between looks for an unknown endpoint, in milliseconds: configurations reach instances
+/// within seconds, and who waits longest of all should not be late by more than a minute.
+const UNKNOWN_LOOKS: (i64, i64) = (1_000, 60_000);
+
 /// What a [`Settler`] is made of.
 pub struct Options {
     /// Prefix of the topics we own.
@@ -107,9 +111,13 @@ impl Settler {
 
     /// Its endpoint is not known here (any more): it waits until the grace has passed, then `on_removed` decides.
     pub fn unknown(&self, mut delivery: Delivery) {
-        let since = *delivery.unknown_since.get_or_insert_with(now);
-        if now() - since < self.0.options.unknown_grace {
-            delivery.due = delivery.due.max(now());
+        let now = now();
+        let since = *delivery.unknown_since.get_or_insert(now);
+        let left = self.0.options.unknown_grace - (now - since);
+        if left > 0 {
+            // As long again as it has been unknown: a few looks, not one as soon as it is read.
+            let wait = (now - since).clamp(UNKNOWN_LOOKS.0, UNKNOWN_LOOKS.1).min(left);
+            delivery.due = delivery.due.max(now + wait);
             return self.park(delivery, Park::UnknownEndpoint);
         }
         self.removed(delivery, Reason::UnknownEndpoint);

@@ -7,6 +7,7 @@ mod addresses;
 mod at_least_once;
 mod cli;
 mod config;
+mod dead_letter;
 mod dependencies;
 mod dev;
 mod http;
