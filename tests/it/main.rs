@@ -5,10 +5,13 @@
 
 mod addresses;
 mod at_least_once;
+mod broker_restart;
 mod config;
 mod dependencies;
 mod http;
 mod isolation;
+mod metrics;
+mod produce_trouble;
 mod rate_limit;
 mod raw;
 mod receiver;
