@@ -5,6 +5,7 @@
 
 mod addresses;
 mod at_least_once;
+mod broker_restart;
 mod cli;
 mod config;
 mod dead_letter;
@@ -12,8 +13,10 @@ mod dependencies;
 mod dev;
 mod http;
 mod isolation;
+mod metrics;
 mod poison;
 mod positions;
+mod produce_trouble;
 mod rate_limit;
 mod raw;
 mod receiver;

@@ -27,7 +27,8 @@ async fn never_more_than_burst_plus_rate_in_any_window() {
     let records: Vec<_> =
         (0..EVENTS).map(|n| NewRecord::new(&rig.topic, format!("event {n} {}", n % 3))).collect();
     rig.cluster.produce(&records).await;
-    let mut arauto = Arauto::run(&rig.config().endpoint(endpoint).write().path()).await;
+    let file = rig.config().endpoint(endpoint).write();
+    let mut arauto = Arauto::run(&file.path()).await;
     hook.wait_for(EVENTS, PATIENCE).await;
     assert_eq!(arauto.stop().await, 0);
 
@@ -60,7 +61,8 @@ async fn a_throttled_endpoint_that_is_alone_is_neither_parked_nor_held_in_memory
         .set("limits.in_flight_bytes", "4MiB")
         .set("limits.prefetch", "256KiB")
         .endpoint(endpoint);
-    let mut arauto = Arauto::run(&config.write().path()).await;
+    let file = config.write();
+    let mut arauto = Arauto::run(&file.path()).await;
     let idle = arauto.resident_bytes();
     let value = vec![b'x'; 1024];
     let records: Vec<_> = (0..BACKLOG).map(|_| NewRecord::new(&rig.topic, value.clone())).collect();
@@ -98,7 +100,8 @@ async fn beside_a_free_endpoint_a_throttled_record_is_written_a_handful_of_times
         .endpoint(Endpoint::new("free", &free.url()).set("concurrency", 2));
     let records: Vec<_> = (0..EVENTS).map(|n| NewRecord::new(&rig.topic, format!("event {n}"))).collect();
     rig.cluster.produce(&records).await;
-    let mut arauto = Arauto::run(&config.write().path()).await;
+    let file = config.write();
+    let mut arauto = Arauto::run(&file.path()).await;
     free.wait_for(EVENTS, PATIENCE).await;
     assert!(limited.accepted().len() < EVENTS * 2 / 3, "the free one did not wait for the throttled one");
     limited.wait_for(EVENTS, PATIENCE).await;

@@ -1,0 +1,141 @@
+//! Guarantee 7: a retry record that cannot be written holds the offset, is visible, is tried for as long as it takes,
+//! and never turns into a commit.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use rdkafka::{
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
+use serde_json::Value;
+
+use crate::support::{
+    PATIENCE,
+    arauto::Arauto,
+    broker::Broker,
+    cluster::Cluster,
+    config::{Config, Endpoint},
+    hook::{Hook, Reply},
+    never,
+    records::NewRecord,
+    until,
+};
+
+const EVENTS: usize = 30;
+const TOPIC: &str = "orders";
+const GROUP: &str = "arauto";
+const OWN: [&str; 5] =
+    ["arauto.state", "arauto.dead", "arauto.retry.0s", "arauto.retry.1s", "arauto.retry.3s"];
+
+/// Why `/readyz` says that records are not acknowledged; `None` when it does not.
+async fn trouble(arauto: &Arauto) -> Option<String> {
+    let (status, body) = arauto.get("/readyz").await.expect("the admin server answers");
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let trouble = body["produce_trouble"].as_str().map(str::to_owned);
+    assert!(trouble.is_none() || status == 503, "{body}");
+    trouble
+}
+
+fn events() -> BTreeSet<String> {
+    (0..EVENTS).map(|n| format!("event {n}")).collect()
+}
+
+async fn produce(cluster: &Cluster) {
+    let records: Vec<_> =
+        events().into_iter().map(|event| NewRecord::new(TOPIC, event).partition(0)).collect();
+    cluster.produce(&records).await;
+}
+
+async fn committed(cluster: &Cluster) -> Option<i64> {
+    cluster.committed(GROUP, TOPIC).await[0].offset
+}
+
+/// On the embedded broker, because a real one cannot be told to refuse.
+#[tokio::test]
+async fn a_refused_retry_record_holds_the_offset_until_it_is_taken() {
+    let mock = MockCluster::new(1).unwrap();
+    for topic in OWN.iter().chain(&[TOPIC]) {
+        mock.create_topic(topic, 1, 1).unwrap();
+    }
+    let cluster = Cluster::at(mock.bootstrap_servers());
+    let hook = Hook::start(|_| Reply::never()).await;
+    let endpoint = Endpoint::new("shop", &hook.url()).set("retry.schedule", vec!["3s"; 20]);
+    let config = Config::new(cluster.brokers(), GROUP, "arauto", &[TOPIC])
+        // The embedded broker has no other.
+        .set("kafka.protocol", "classic")
+        .endpoint(endpoint);
+    let file = config.write();
+    let mut arauto = Arauto::run(&file.path()).await;
+    produce(&cluster).await;
+    hook.wait_for_requests(EVENTS, PATIENCE).await;
+
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 10_000];
+    mock.request_errors(RDKafkaApiKey::Produce, &refusals);
+    hook.wake();
+    until(PATIENCE, "the trouble to be seen", async || trouble(&arauto).await.is_some()).await;
+    arauto
+        .wait_for_metrics("every record to be refused", |metrics| {
+            metrics.value("arauto_produce_pending", &[]) == Some(EVENTS as f64)
+        })
+        .await;
+    never(Duration::from_secs(3), "a commit, or being ready", async || {
+        committed(&cluster).await.is_some_and(|offset| offset > 0) || arauto.is_ready().await
+    })
+    .await;
+    let refused = [("topic", "arauto.retry.3s"), ("result", "error")];
+    arauto
+        .wait_for_metrics("each to be tried again and again", |metrics| {
+            metrics.sum("arauto_produced_total", &refused) > 3.0 * EVENTS as f64
+        })
+        .await;
+    assert!(trouble(&arauto).await.unwrap().contains("arauto.retry.3s"));
+    assert_eq!(cluster.read("arauto.retry.3s").await.len(), 0);
+
+    hook.script(|_| Reply::ok());
+    mock.clear_request_errors(RDKafkaApiKey::Produce);
+    arauto.wait_until_ready(PATIENCE).await;
+    hook.wait_for(EVENTS, PATIENCE).await;
+    assert_eq!(arauto.stop().await, 0);
+    assert_eq!(hook.accepted_bodies(), events());
+    // Each was written once, however often it was tried, and attempted once more.
+    let written = cluster.read("arauto.retry.3s").await;
+    assert_eq!((written.len(), hook.count()), (EVENTS, 2 * EVENTS));
+    assert_eq!(committed(&cluster).await, Some(EVENTS as i64));
+    for record in written {
+        assert_eq!(
+            (record.header("arauto-attempts"), record.header("arauto-reason")),
+            (Some("1"), Some("status"))
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_records_wait_for_a_broker_that_is_away() {
+    let mut broker = Broker::start().await;
+    let cluster = Cluster::at(broker.address());
+    cluster.create_topic(TOPIC, 1, &[]).await;
+    let hook = Hook::start(|_| Reply::never()).await;
+    let endpoint = Endpoint::new("shop", &hook.url()).set("retry.schedule", vec!["3s"; 60]);
+    let config = Config::new(cluster.brokers(), GROUP, "arauto", &[TOPIC]).endpoint(endpoint);
+    let file = config.write();
+    let mut arauto = Arauto::run(&file.path()).await;
+    produce(&cluster).await;
+    hook.wait_for_requests(EVENTS, PATIENCE).await;
+
+    broker.stop().await;
+    hook.wake();
+    arauto
+        .wait_for_metrics("records that wait for the broker", |metrics| {
+            metrics.value("arauto_produce_pending", &[]) == Some(EVENTS as f64)
+        })
+        .await;
+    until(PATIENCE, "arauto not to be ready", async || !arauto.is_ready().await).await;
+    broker.restart().await;
+    assert_eq!(committed(&cluster).await.unwrap_or(0), 0, "the offset was held");
+    hook.script(|_| Reply::ok());
+    arauto.wait_until_ready(PATIENCE).await;
+    hook.wait_for(EVENTS, PATIENCE).await;
+    assert_eq!(arauto.stop().await, 0);
+    assert_eq!(hook.accepted_bodies(), events());
+    assert_eq!(cluster.lag(GROUP, TOPIC).await, 0);
+}
