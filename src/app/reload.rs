@@ -40,6 +40,10 @@ impl Reloader {
                     () = hangups.recv() => Trigger::Signal,
                     () = watch.quiet_change() => Trigger::FileChange,
                 };
+                if trigger == Trigger::Signal {
+                    // What is read now need not be read again when its files have become quiet.
+                    watch.tell().await;
+                }
                 self.reload(trigger).await;
             }
         })

@@ -86,7 +86,7 @@ impl Watch {
     }
 
     /// Takes the files as they are now for told. What to watch may have changed with them.
-    async fn tell(&mut self) {
+    pub async fn tell(&mut self) {
         let main = self.main.clone();
         let fresh = spawn_blocking(move || {
             let files = Files::of(&main);
