@@ -321,13 +321,14 @@ impl Shared {
             }
             seen.last.push_back(Arc::clone(&received));
         }
-        drop(seen);
-        self.changed.notify_waiters();
+        // Still under the lock: whoever sees the counts finds in the channel what was counted.
         if let Some(tell) = &self.options.tell
             && tell.try_send(received).is_err()
         {
             tracing::debug!("a webhook was counted but not shown");
         }
+        drop(seen);
+        self.changed.notify_waiters();
     }
 }
 
