@@ -205,7 +205,7 @@ impl App {
             settler,
             window,
             positions: Arc::clone(positions),
-            committer: Arc::new(Committer::new(metrics.clone())),
+            committer: Arc::new(Committer::new(Arc::clone(positions), metrics.clone())),
             tasks: tasks.clone(),
             metrics: metrics.clone(),
             hold: limits.hold,

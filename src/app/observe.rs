@@ -1,9 +1,6 @@
 //! Looks at the cluster from beside, on a thread of its own: the state topic, topics that come, lag, brokers.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -78,9 +75,6 @@ impl Observation {
         for (((of, life), believed), committed) in assigned.into_iter().zip(believed).zip(committed) {
             if stop.is_cancelled() {
                 return Ok(());
-            }
-            if committed.is_some() && life.tier.is_none() && !life.begun.swap(true, Ordering::AcqRel) {
-                self.positions.note_begun(&of);
             }
             let (low, high) = match self.observer.watermarks(&of) {
                 Ok(bounds) => bounds,

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::ticket::Partition;
+use super::{positions, ticket::Partition};
 use crate::{
     app::tasks::Tasks,
     kafka::consumer::{self, Consumer, TopicPartition},
@@ -31,13 +31,14 @@ pub struct Committer {
     partitions: Mutex<HashMap<TopicPartition, Arc<Partition>>>,
     /// Held while a commit is under way.
     committing: Mutex<()>,
+    positions: positions::Shared,
     metrics: Metrics,
 }
 
 impl Committer {
     /// No partitions yet.
-    pub fn new(metrics: Metrics) -> Self {
-        Self { partitions: Mutex::default(), committing: Mutex::default(), metrics }
+    pub fn new(positions: positions::Shared, metrics: Metrics) -> Self {
+        Self { partitions: Mutex::default(), committing: Mutex::default(), positions, metrics }
     }
 
     /// A partition begins a life; an earlier one of it must have been fenced.
@@ -94,8 +95,11 @@ impl Committer {
         self.metrics.commit(committed.is_ok());
         match committed {
             Ok(()) => {
-                for ((_, offset, _), life) in list.iter().zip(&lives) {
+                for ((of, offset, _), life) in list.iter().zip(&lives) {
                     life.acknowledged(*offset);
+                    if life.tier.is_none() && !life.begun.swap(true, Ordering::AcqRel) {
+                        self.positions.note_begun(of);
+                    }
                 }
                 Ok(())
             }

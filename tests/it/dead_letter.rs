@@ -31,8 +31,6 @@ const ALWAYS: [&str; 11] = [
     "arauto-source-timestamp",
     "arauto-source-topic",
 ];
-/// Nobody is allowed to go there.
-const PRIVATE: &str = "http://10.255.255.1/hook";
 
 /// A record with everything in it that must come through untouched.
 fn event(topic: &str) -> NewRecord {
@@ -109,7 +107,6 @@ fn fates([gone, rejected, failing]: [&str; 3]) -> Vec<Fate> {
             Ok(500),
             &[waits(&["4s", "1h"]), ("retry.max_age", "3s".into())],
         ),
-        fate("blocked", PRIVATE, ("blocked_address", 1), Err("10.255.255.1"), &[]),
         fate("refused", nobody, ("exhausted", 1), Err("connect"), &[waits(&[])]),
     ]
 }
@@ -188,6 +185,23 @@ async fn every_fate_is_told_exactly() {
         let dead = metrics.sum("arauto_deliveries_total", &[("endpoint", id), ("outcome", "dead")]);
         assert_eq!(dead as usize, records.len(), "{id}");
     }
+}
+
+/// Only a name gets this far: an address in a URL is a mistake in the configuration.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_to_a_private_address_is_dead_at_once() {
+    let rig = Rig::new("blocked", 1).await;
+    let hook = Hook::accepting().await;
+    let url = format!("http://localhost:{}/", hook.address().port());
+    let config = rig.config().set("security.allow", Vec::<String>::new()).endpoint(Endpoint::new("inside", &url));
+    let mut arauto = Arauto::run(&config.write().path()).await;
+    rig.cluster.produce(&[event(&rig.topic)]).await;
+    let letters = dead_letters(&rig, 1).await;
+    assert_eq!(letters[0].header("arauto-reason"), Some("blocked_address"));
+    assert_eq!(letters[0].number("arauto-attempts"), 1);
+    assert!(letters[0].header("arauto-error").is_some_and(|error| error.contains("loopback")));
+    assert_eq!((letters[0].header("arauto-status"), hook.count()), (None, 0));
+    assert_eq!(arauto.stop().await, 0);
 }
 
 /// Runs an instance whose endpoint `crm` fails, until its event is on a tier.
