@@ -39,6 +39,7 @@ const PARTITIONS: i32 = 64;
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn main() {
+    rustls::crypto::ring::default_provider().install_default().expect("it is the first");
     // The process runs itself again for its other roles.
     match env::var("ARAUTO_BENCH_ROLE").as_deref() {
         Ok("receiver") => runtime().block_on(receiver()),
@@ -128,11 +129,11 @@ fn print(name: &str, figures: &[Figure]) {
 
 /// Starts a receiver and a sender, waits until everything arrived, and checks that it did.
 fn measure(events: u64, sender: impl FnOnce(&str) -> Child) -> Figure {
-    let mut receiver = again("receiver").stdout(Stdio::piped()).spawn().unwrap();
+    let mut receiver = Killed(again("receiver").stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(receiver.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(receiver.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let url = line.trim().to_owned();
-    let mut child = sender(&url);
+    let mut child = Killed(sender(&url));
     let deadline = Instant::now() + Duration::from_secs(600);
     let stats = loop {
         std::thread::sleep(Duration::from_millis(50));
@@ -141,13 +142,10 @@ fn measure(events: u64, sender: impl FnOnce(&str) -> Child) -> Figure {
             break stats;
         }
         assert!(Instant::now() < deadline, "only {} of {events} arrived", stats.0);
-        assert!(child.try_wait().unwrap().is_none() || stats.0 >= events, "the sender ended early");
+        assert!(child.0.try_wait().unwrap().is_none() || stats.0 >= events, "the sender ended early");
     };
-    let (cpu, peak_mib) = usage(child.id());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    receiver.kill().unwrap();
-    receiver.wait().unwrap();
+    let (cpu, peak_mib) = usage(child.0.id());
+    drop((child, receiver));
     let (unique, requests, micros) = stats;
     assert_eq!(unique, events, "every event arrived, and was answered 2xx");
     assert!(requests < events + events / 100, "{requests} requests for {events} events");
@@ -155,6 +153,16 @@ fn measure(events: u64, sender: impl FnOnce(&str) -> Child) -> Figure {
         per_second: requests as f64 / (micros as f64 / 1e6),
         cpu_micros: cpu * 1e6 / events as f64,
         peak_mib,
+    }
+}
+
+/// A child that does not outlive the measurement, however that ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 
@@ -305,7 +313,6 @@ fn stats(url: &str) -> (u64, u64, u64) {
 // ---- what Arauto is compared with ----
 
 fn client() -> reqwest::Client {
-    rustls::crypto::ring::default_provider().install_default().ok();
     reqwest::Client::builder().no_proxy().tcp_nodelay(true).pool_max_idle_per_host(IN_FLIGHT).build().unwrap()
 }
 

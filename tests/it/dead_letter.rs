@@ -193,7 +193,8 @@ async fn a_name_that_leads_to_a_private_address_is_dead_at_once() {
     let rig = Rig::new("blocked", 1).await;
     let hook = Hook::accepting().await;
     let url = format!("http://localhost:{}/", hook.address().port());
-    let config = rig.config().set("security.allow", Vec::<String>::new()).endpoint(Endpoint::new("inside", &url));
+    let config =
+        rig.config().set("security.allow", Vec::<String>::new()).endpoint(Endpoint::new("inside", &url));
     let mut arauto = Arauto::run(&config.write().path()).await;
     rig.cluster.produce(&[event(&rig.topic)]).await;
     let letters = dead_letters(&rig, 1).await;
