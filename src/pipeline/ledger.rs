@@ -117,8 +117,8 @@ impl Ledger {
         self.entries.front().map(|entry| entry.timestamp)
     }
 
-    /// Is what is owed so scattered that intake has to stop until some of it is settled? Reading again what an
-    /// earlier life left owed adds nothing to it.
+    /// Is what is owed so scattered that intake has to stop until some of it is settled? What an earlier life has
+    /// read is read on all the same: it is counted already, and unread it could never settle.
     pub fn is_crowded(&self) -> bool {
         self.crowded && self.next >= self.carried_horizon
     }

@@ -16,6 +16,7 @@ use crate::support::{
     arauto::Arauto,
     config::Endpoint,
     hook::{Hook, Reply},
+    never,
     records::NewRecord,
     until,
 };
@@ -145,8 +146,8 @@ async fn what_settled_out_of_order_is_not_sent_again() {
 /// stays within the limit, or the brokers would refuse every commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn too_scattered_for_the_metadata_loses_nothing() {
-    const EVENTS: usize = 6_000;
-    const HUNG: usize = 2_000;
+    const EVENTS: usize = 3_600;
+    const HUNG: usize = 1_200;
     let rig = Rig::new("crowded", 1).await;
     let hung = Hook::start(|_| Reply::never()).await;
     let well = Hook::accepting().await;
@@ -168,7 +169,11 @@ async fn too_scattered_for_the_metadata_loses_nothing() {
     hung.wait_for_requests(16, LONG).await;
     until(PATIENCE, "the metadata to fill", async || {
         let committed = rig.cluster.committed(&rig.group, &rig.topic).await;
-        committed[0].metadata.len() > 2_000
+        committed[0].metadata.len() > 3_000
+    })
+    .await;
+    never(Duration::from_secs(2), "a commit that the brokers refuse", async || {
+        arauto.metrics().await.sum("arauto_commits_total", &[("result", "error")]) > 0.0
     })
     .await;
     arauto.kill().await;

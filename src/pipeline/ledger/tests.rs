@@ -105,6 +105,22 @@ fn intake_stops_before_what_is_owed_outgrows_its_space() {
 }
 
 #[test]
+fn a_life_that_begins_crowded_reads_what_it_has_to_settle() {
+    let owed = |n: i64| Run { first: n * 2, last: n * 2, owed: Owed::To(vec![7]) };
+    let mut ledger = Ledger::new(Position { base: 0, horizon: 1_801, owed: (0..900).map(owed).collect() });
+    ledger.touch();
+    assert!(ledger.take_commit().unwrap().metadata.len() > MAX_LEN * 3 / 4);
+    assert!(!ledger.is_crowded(), "nobody else would ever settle what it carries");
+    for offset in 0..1_800 {
+        ledger.open(offset, 0, if offset % 2 == 0 { &[7] } else { &[] });
+    }
+    assert!(!ledger.is_crowded(), "one offset below the horizon is not read yet");
+    ledger.open(1_800, 0, &[]);
+    ledger.take_commit().unwrap();
+    assert!(ledger.is_crowded(), "above the horizon it is intake");
+}
+
+#[test]
 fn what_was_carried_survives_a_commit_before_it_was_read_again() {
     let owed = vec![Run { first: 5, last: 6, owed: Owed::To(vec![9]) }];
     let mut ledger = Ledger::new(Position { base: 2, horizon: 20, owed });
