@@ -31,7 +31,12 @@
 //! * The main queue must be polled although no record arrives on it: rebalances and errors do.
 //! * A split queue can miss its wake-up (rust-rdkafka issue 840); an idle one is looked at every second.
 //! * Offsets have holes. The watermark steps to the next offset that was *read*. At the end of a partition there is
-//!   none; then the end seen from beside is confirmed by reading the holes again ([`source`], `confirm_end`).
+//!   none; then the client's own position tells, which control records move on unseen ([`source`],
+//!   `step_over_holes`). An end seen elsewhere must not be trusted: another replica may be behind it.
+//! * A partition whose position left the log cannot be sought, only assigned anew, and that only while no rebalance
+//!   waits for its answer ([`crate::kafka::consumer::Consumer::restart`]).
+//! * A pause outlives the assignment it was made in.
+//! * Brokers measure batches, so one record too large takes others with it; only what was refused alone is too large.
 //! * A commit that was refused for some of its partitions looks like success; what the brokers have is compared with
 //!   what we believe ([`ticket::Partition::compare_committed`]).
 //! * Brokers accept a commit of whoever has the right generation, owner of the partition or not: a life of a partition

@@ -56,7 +56,9 @@ pub(super) fn run(
         writeln!(out)?;
         return Ok(());
     }
-    writeln!(out, "✓ {} is valid: {} endpoints", config.display(), report.endpoints)?;
+    let endpoints = report.endpoints;
+    let plural = if endpoints == 1 { "" } else { "s" };
+    writeln!(out, "✓ {} is valid: {endpoints} endpoint{plural}", config.display())?;
     report.event.map_or(Ok(()), |event| print(&event, out))
 }
 

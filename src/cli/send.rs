@@ -5,17 +5,12 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io::{IsTerminal, Read},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, OwnedHeaders},
-    producer::{DeliveryFuture, FutureProducer, FutureRecord},
-};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
@@ -25,7 +20,11 @@ use crate::{
         settings::{Kafka, Protocol, Rate, Start},
         value::parse_rate,
     },
-    kafka::{Context as ClientLog, client_config, topics::Admin},
+    kafka::{
+        producer::{Acknowledged, Error, Outgoing, Producer, Sent},
+        topics::Admin,
+    },
+    pipeline::Headers,
 };
 
 /// Records not acknowledged yet at most; a tenth of what librdkafka queues by default.
@@ -121,15 +120,8 @@ pub(super) async fn run(args: &Args, kafka: &Kafka, json: bool) -> anyhow::Resul
     if !topics.contains_key(&args.topic) {
         bail!("topic `{}` does not exist on {}", args.topic, kafka.brokers);
     }
-    let producer: FutureProducer<ClientLog> = client_config(kafka)
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
-        // Someone is waiting: half a minute is enough to ride out a leader change.
-        .set("message.timeout.ms", "30000")
-        .create_with_context(ClientLog)
-        .context("making the producer")?;
-    let producer = Arc::new(producer);
-    let report = send_all(args, &value, &producer).await;
+    let producer = Producer::new(kafka).context("making the producer")?;
+    let report = send_all(args, value, &producer).await;
     // Ending the client joins its threads: not on a worker of the runtime.
     tokio::task::spawn_blocking(move || drop(producer)).await.context("ending the producer")?;
     if json {
@@ -153,7 +145,8 @@ fn read_value(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(value)
 }
 
-async fn send_all(args: &Args, value: &[u8], producer: &FutureProducer<ClientLog>) -> Report {
+async fn send_all(args: &Args, value: Vec<u8>, producer: &Producer) -> Report {
+    let record = record(args, value);
     let bar = progress_bar(args.count);
     let mut report = Report { topic: args.topic.clone(), ..Report::default() };
     let mut unacknowledged = VecDeque::new();
@@ -166,19 +159,18 @@ async fn send_all(args: &Args, value: &[u8], producer: &FutureProducer<ClientLog
         if unacknowledged.len() >= UNACKNOWLEDGED {
             acknowledge_first(&mut unacknowledged, &mut report, &bar).await;
         }
-        loop {
-            match producer.send_result(record(args, value)) {
-                Ok(delivery) => unacknowledged.push_back(delivery),
+        let sent = loop {
+            match producer.begin(&record) {
                 // Only our own records fill the queue, so waiting for one makes room.
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _))
-                    if !unacknowledged.is_empty() =>
-                {
+                Err(Error::Full) if !unacknowledged.is_empty() => {
                     acknowledge_first(&mut unacknowledged, &mut report, &bar).await;
-                    continue;
                 }
-                Err((error, _)) => report.count_failure(&error.to_string()),
+                sent => break sent,
             }
-            break;
+        };
+        match sent {
+            Ok(sent) => unacknowledged.push_back(sent),
+            Err(error) => report.count_failure(&error.to_string()),
         }
     }
     while !unacknowledged.is_empty() {
@@ -188,26 +180,24 @@ async fn send_all(args: &Args, value: &[u8], producer: &FutureProducer<ClientLog
     report
 }
 
-fn record<'a>(args: &'a Args, value: &'a [u8]) -> FutureRecord<'a, str, [u8]> {
-    let headers = args.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-        headers.insert(Header { key, value: Some(value) })
-    });
-    let record = FutureRecord::to(&args.topic).payload(value).headers(headers);
-    match &args.key {
-        Some(key) => record.key(key),
-        None => record,
+fn record(args: &Args, value: Vec<u8>) -> Outgoing {
+    let header = |(name, value): &(String, String)| (name.as_str().into(), Some(Bytes::from(value.clone())));
+    Outgoing {
+        topic: args.topic.clone(),
+        key: args.key.clone().map(Bytes::from),
+        value: Some(Bytes::from(value)),
+        headers: Headers(args.headers.iter().map(header).collect()),
     }
 }
 
-async fn acknowledge_first(waiting: &mut VecDeque<DeliveryFuture>, report: &mut Report, bar: &ProgressBar) {
+async fn acknowledge_first(waiting: &mut VecDeque<Sent>, report: &mut Report, bar: &ProgressBar) {
     let Some(first) = waiting.pop_front() else { return };
-    match first.await {
-        Ok(Ok(delivery)) => {
+    match first.acknowledged().await {
+        Ok(Acknowledged { partition, offset, .. }) => {
             report.sent += 1;
-            report.last = Some(Position { partition: delivery.partition, offset: delivery.offset });
+            report.last = Some(Position { partition, offset });
         }
-        Ok(Err((error, _))) => report.count_failure(&error.to_string()),
-        Err(_) => report.count_failure("the producer ended"),
+        Err(error) => report.count_failure(&error.to_string()),
     }
     bar.inc(1);
 }

@@ -12,7 +12,7 @@ use rdkafka::{
     ClientConfig,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders, Timestamp},
-    producer::{FutureProducer, FutureRecord, Producer as _},
+    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _, future_producer::Delivery},
 };
 use tracing::error;
 
@@ -35,6 +35,10 @@ pub struct Outgoing {
 /// What the brokers said of a record that is safe.
 #[derive(Debug, Clone, Copy)]
 pub struct Acknowledged {
+    /// The partition it is in.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
     /// The time the brokers appended it, in unix milliseconds, where the topic keeps that.
     pub appended: Option<i64>,
 }
@@ -45,6 +49,9 @@ pub enum Error {
     /// It is larger than the client or the brokers take.
     #[error("the record is larger than the topic takes")]
     TooLarge,
+    /// The client holds as much as it may; there is room when something it holds has been acknowledged.
+    #[error("the client's queue is full")]
+    Full,
     /// It may get through another time.
     #[error(transparent)]
     Kafka(KafkaError),
@@ -99,8 +106,20 @@ impl Producer {
         let sent = client.send_result(native(record)).map_err(|(error, _)| self.judge(error))?;
         // Not held while waiting: whoever drops the last handle of a replaced client waits for its threads.
         drop(client);
-        match sent.await {
-            Ok(Ok(delivery)) => Ok(Acknowledged { appended: appended(delivery.timestamp) }),
+        self.acknowledged(sent).await
+    }
+
+    /// Hands a record to the client at once, in the order of the calls; [`Sent::acknowledged`] waits for the brokers.
+    pub fn begin(&self, record: &Outgoing) -> Result<Sent, Error> {
+        let delivery = self.client().send_result(native(record)).map_err(|(error, _)| self.judge(error))?;
+        Ok(Sent { producer: self.clone(), delivery })
+    }
+
+    async fn acknowledged(&self, delivery: DeliveryFuture) -> Result<Acknowledged, Error> {
+        match delivery.await {
+            Ok(Ok(Delivery { partition, offset, timestamp })) => {
+                Ok(Acknowledged { partition, offset, appended: appended(timestamp) })
+            }
             Ok(Err((error, _))) => Err(self.judge(error)),
             Err(_) => Err(Error::Closed),
         }
@@ -134,6 +153,9 @@ impl Producer {
         if code == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
             return Error::TooLarge;
         }
+        if code == Some(RDKafkaErrorCode::QueueFull) {
+            return Error::Full;
+        }
         self.replace_if_fatal();
         Error::Kafka(error)
     }
@@ -151,6 +173,19 @@ impl Producer {
             }
             Err(error) => error!(%error, "no new Kafka producer could be made"),
         }
+    }
+}
+
+/// A record that the client has and the brokers may not have yet.
+pub struct Sent {
+    producer: Producer,
+    delivery: DeliveryFuture,
+}
+
+impl Sent {
+    /// Waits until all replicas have it.
+    pub async fn acknowledged(self) -> Result<Acknowledged, Error> {
+        self.producer.acknowledged(self.delivery).await
     }
 }
 

@@ -217,9 +217,16 @@ impl Settler {
             headers: headers::foreign(record, why),
         };
         error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "foreign record on a retry topic");
+        let mut outgoing = outgoing;
         let mut backoff = FIRST_BACKOFF;
         while let Err(trouble) = options.producer.send(&outgoing).await {
             count(&options.metrics, &topic, false);
+            if matches!(trouble, Error::TooLarge) && outgoing.value.is_some() {
+                // Like any other record that no topic takes: where it stood, and nothing else.
+                (outgoing.key, outgoing.value) = (None, None);
+                outgoing.headers.0.retain(|(name, _)| headers::is_ours(name));
+                continue;
+            }
             warn!(%topic, error = %trouble, "record not written, its offset is held; trying again");
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
