@@ -31,7 +31,7 @@
 //! * The main queue must be polled although no record arrives on it: rebalances and errors do.
 //! * A split queue can miss its wake-up (rust-rdkafka issue 840); an idle one is looked at every second.
 //! * Offsets have holes. The watermark steps to the next offset that was *read*. At the end of a partition there is
-//!   none; then the client's own position tells, which control records move on unseen ([`source`],
+//!   none; then the client's own position tells, which control records move on unseen (`source.rs`,
 //!   `step_over_holes`). An end seen elsewhere must not be trusted: another replica may be behind it.
 //! * A partition whose position left the log cannot be sought, only assigned anew, and that only while no rebalance
 //!   waits for its answer ([`crate::kafka::consumer::Consumer::restart`]).
