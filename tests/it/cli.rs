@@ -38,7 +38,7 @@ async fn check_says_whether_a_file_is_valid() {
 
     let output = check(text(&valid.path()), &[]).await;
     assert_eq!(output.code, 0, "{output:?}");
-    assert_eq!(output.stdout, format!("✓ {} is valid: 1 endpoints\n", valid.path().display()));
+    assert_eq!(output.stdout, format!("✓ {} is valid: 1 endpoint\n", valid.path().display()));
     let output = check(text(&valid.path()), &["--json"]).await;
     assert_eq!((output.code, output.json()), (0, json!({ "valid": true, "endpoints": 1 })));
 
