@@ -25,7 +25,7 @@ use crate::support::{
 const LONG: Duration = Duration::from_secs(180);
 
 /// What the committed metadata says, by partition.
-async fn positions(rig: &Rig) -> BTreeMap<i32, Position> {
+pub(crate) async fn positions(rig: &Rig) -> BTreeMap<i32, Position> {
     let committed = rig.cluster.committed(&rig.group, &rig.topic).await;
     let position = |offset: i64, text: &str| metadata::decode(offset, text).unwrap_or(Position::at(offset));
     committed.iter().filter_map(|c| Some((c.partition, position(c.offset?, &c.metadata)))).collect()
@@ -44,7 +44,7 @@ async fn wait_until_owed(rig: &Rig, partition: i32, end: i64, offsets: &BTreeSet
 }
 
 /// How often each body came.
-fn times(hook: &Hook) -> BTreeMap<String, usize> {
+pub(crate) fn times(hook: &Hook) -> BTreeMap<String, usize> {
     let mut times = BTreeMap::new();
     for request in hook.requests() {
         *times.entry(String::from_utf8_lossy(&request.body).into_owned()).or_default() += 1;
