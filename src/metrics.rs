@@ -169,6 +169,11 @@ impl Metrics {
         gauges
     }
 
+    /// The gauges of a partition that is ours; `None` when it is not (any more).
+    pub fn partition(&self, topic: &str, partition: i32) -> Option<Partition> {
+        lock(&self.0.partitions).get(&(topic.to_owned(), partition)).cloned()
+    }
+
     /// Takes the series of a partition away that is ours no more; a handle still held writes into the void.
     pub fn remove_partition(&self, topic: &str, partition: i32) {
         if let Some(gauges) = lock(&self.0.partitions).remove(&(topic.to_owned(), partition)) {

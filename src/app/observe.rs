@@ -86,10 +86,8 @@ impl Observation {
             life.see_end(high);
             let committed = committed.map_or(low, |(offset, _)| offset);
             life.compare_committed(believed, committed);
-            if life.is_ending() {
-                continue;
-            }
-            let gauges = shared.metrics.add_partition(&of.topic, of.partition);
+            // It may have been taken away meanwhile, and its series with it.
+            let Some(gauges) = shared.metrics.partition(&of.topic, of.partition) else { continue };
             gauges.lag((high - committed).max(0));
             let oldest = life.oldest_timestamp().map_or(0, |timestamp| now() - timestamp);
             gauges.oldest_unsettled(Duration::from_millis(u64::try_from(oldest).unwrap_or(0)));
