@@ -41,12 +41,7 @@ impl Tasks {
         name: &'static str,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        let guard = PanicGuard { name, essential: None };
-        self.tracker.spawn(async move {
-            let output = task.await;
-            drop(guard);
-            output
-        })
+        self.guarded(PanicGuard { name, essential: None }, task)
     }
 
     /// Starts a task without which the service is of no use. Its error, its panic, or its end before the token is
@@ -74,12 +69,7 @@ impl Tasks {
         name: &'static str,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        let guard = PanicGuard { name, essential: Some(self.clone()) };
-        self.tracker.spawn(async move {
-            let output = task.await;
-            drop(guard);
-            output
-        })
+        self.guarded(PanicGuard { name, essential: Some(self.clone()) }, task)
     }
 
     /// The same for blocking work on a thread of its own.
@@ -88,12 +78,7 @@ impl Tasks {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let guard = PanicGuard { name, essential: Some(self.clone()) };
-        self.tracker.spawn_blocking(move || {
-            let output = work();
-            drop(guard);
-            output
-        })
+        self.guarded_blocking(PanicGuard { name, essential: Some(self.clone()) }, work)
     }
 
     /// Runs blocking work on a thread of its own, waited for like a task; a panic in it is logged.
@@ -102,7 +87,26 @@ impl Tasks {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let guard = PanicGuard { name, essential: None };
+        self.guarded_blocking(PanicGuard { name, essential: None }, work)
+    }
+
+    fn guarded<T: Send + 'static>(
+        &self,
+        guard: PanicGuard,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.tracker.spawn(async move {
+            let output = task.await;
+            drop(guard);
+            output
+        })
+    }
+
+    fn guarded_blocking<T: Send + 'static>(
+        &self,
+        guard: PanicGuard,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
         self.tracker.spawn_blocking(move || {
             let output = work();
             drop(guard);

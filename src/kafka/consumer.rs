@@ -181,8 +181,6 @@ impl Consumer {
     /// Leaves the group and closes the client; blocks its thread. Every queue must be gone.
     pub fn close(self) {
         self.0.unsubscribe();
-        let closed = CancellationToken::new();
-        closed.cancel();
         drop(self.0);
     }
 

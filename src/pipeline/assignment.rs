@@ -229,16 +229,10 @@ impl Assignment {
             warn!(?within, "attempts still under way, their events stay owed");
         }
         let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // The client revokes once more what was given up at a shutdown.
-        let committed = lives.is_empty()
-            || consumer.is_some_and(|consumer| {
-                // At least one try, however long the drain took.
-                self.shared.committer.commit_finally(
-                    &consumer,
-                    partitions,
-                    deadline.max(Instant::now() + Duration::from_secs(1)),
-                )
-            });
+        // At least one try, however long the drain took.
+        let deadline = deadline.max(Instant::now() + Duration::from_secs(1));
+        let committed = consumer
+            .is_some_and(|consumer| self.shared.committer.commit_finally(&consumer, partitions, deadline));
         if !committed {
             warn!("the last commit did not get through, deliveries may be repeated");
         }

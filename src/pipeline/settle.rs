@@ -210,14 +210,13 @@ impl Settler {
     pub async fn malformed(&self, record: &super::Record, why: &str) {
         let Inner { options, .. } = &*self.0;
         let topic = dead_topic(&options.prefix);
-        let outgoing = Outgoing {
+        let mut outgoing = Outgoing {
             topic: topic.clone(),
             key: record.key.clone(),
             value: record.value.clone(),
             headers: headers::foreign(record, why),
         };
         error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "foreign record on a retry topic");
-        let mut outgoing = outgoing;
         let mut backoff = FIRST_BACKOFF;
         while let Err(trouble) = options.producer.send(&outgoing).await {
             count(&options.metrics, &topic, false);

@@ -128,8 +128,10 @@ impl Source {
         if matches.is_empty() && gone.is_empty() {
             self.topic.unmatched(Unmatched::NoEndpoint);
         }
-        let opened =
-            self.open(event, bytes, matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()));
+        let (offset, timestamp) = (event.offset, event.timestamp);
+        let hashes: Vec<u32> =
+            matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()).collect();
+        let opened = self.open(event, (offset, timestamp), bytes, &hashes);
         for (slot, endpoint) in matches.iter().enumerate() {
             let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id)).await;
             self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Source);
@@ -183,7 +185,7 @@ impl Source {
             || parse_hash_name(&envelope.endpoint).unwrap_or_else(|| endpoint_hash(&envelope.endpoint)),
             |endpoint| endpoint_hash(&endpoint.id),
         );
-        let opened = self.open_at(event, &record, bytes, [hash].into_iter());
+        let opened = self.open(event, (record.offset, record.timestamp), bytes, &[hash]);
         let name = endpoint.as_ref().map_or_else(|| Arc::clone(&envelope.endpoint), |e| Arc::clone(&e.id));
         let delivery = self.delivery(&opened, 0, name).await.with(&envelope);
         self.go_on(endpoint.as_ref(), delivery, envelope.reason).await;
@@ -273,22 +275,9 @@ impl Source {
         self.life.ledger().open(record.offset, record.timestamp, &[]);
     }
 
-    fn open(&self, event: Event, bytes: Place, endpoints: impl Iterator<Item = u32>) -> Opened {
-        let (offset, timestamp) = (event.offset, event.timestamp);
-        let endpoints: Vec<u32> = endpoints.collect();
-        let sequence = self.life.ledger().open(offset, timestamp, &endpoints);
-        Opened { held: Arc::new(Held { event, bytes }), sequence }
-    }
-
-    fn open_at(
-        &self,
-        event: Event,
-        record: &Record,
-        bytes: Place,
-        endpoints: impl Iterator<Item = u32>,
-    ) -> Opened {
-        let endpoints: Vec<u32> = endpoints.collect();
-        let sequence = self.life.ledger().open(record.offset, record.timestamp, &endpoints);
+    /// Opens an event for its endpoints where its record stands: on a tier that is not where the event stands.
+    fn open(&self, event: Event, (offset, timestamp): (i64, i64), bytes: Place, endpoints: &[u32]) -> Opened {
+        let sequence = self.life.ledger().open(offset, timestamp, endpoints);
         Opened { held: Arc::new(Held { event, bytes }), sequence }
     }
 
