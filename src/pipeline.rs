@@ -65,6 +65,7 @@ pub mod settle;
 pub mod sign;
 mod source;
 pub mod state;
+pub mod switch;
 pub mod ticket;
 pub mod window;
 

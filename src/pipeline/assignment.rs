@@ -129,7 +129,7 @@ impl Shared {
         stop: CancellationToken,
     ) -> Arc<Partition> {
         let epoch = self.epochs.fetch_add(1, Ordering::Relaxed);
-        let life = Partition::new(of, tier, epoch, start.position, stop, self.metrics.clone());
+        let life = Partition::new(of, (tier, false), epoch, start.position, stop, self.metrics.clone());
         life.begun.store(start.begun, Ordering::Release);
         // The position is committed at once, whether or not anything comes.
         life.ledger().touch();

@@ -28,6 +28,8 @@ pub struct Partition {
     pub id: i32,
     /// The delay, if this is a partition of a retry tier.
     pub tier: Option<Duration>,
+    /// Is it read for one endpoint with a queue of its own?
+    pub own: bool,
     /// Its number among all lives of this process; also its share of the window.
     pub epoch: Share,
     /// Cancelled when the partition is taken away; the same for all its lives until then.
@@ -54,7 +56,7 @@ impl Partition {
     /// A new life that begins at a position.
     pub fn new(
         (topic, id): (Arc<str>, i32),
-        tier: Option<Duration>,
+        (tier, own): (Option<Duration>, bool),
         epoch: Share,
         position: Position,
         stop: CancellationToken,
@@ -64,6 +66,7 @@ impl Partition {
             topic,
             id,
             tier,
+            own,
             epoch,
             stop,
             begun: AtomicBool::new(false),
