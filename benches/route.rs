@@ -128,6 +128,7 @@ fn endpoint(n: usize, tenant: &str) -> Arc<Endpoint> {
             max_pause: Duration::from_secs(3_600),
             dead_on: Vec::new(),
         },
+        disable_after: None,
         breaker: Breaker {
             failures: 0.5,
             minimum: 20,

@@ -80,6 +80,7 @@ fn endpoint(signature: Signature, keys: Vec<SigningKey>) -> Endpoint {
             max_pause: Duration::from_secs(3600),
             dead_on: Vec::new(),
         },
+        disable_after: None,
         breaker: Breaker {
             failures: 0.5,
             minimum: 20,

@@ -195,8 +195,8 @@ impl App {
             settler.clone(),
             Arc::clone(&window),
             limits.hold,
-            tasks.clone(),
-            metrics.clone(),
+            crate::pipeline::switches::Switches,
+            (tasks.clone(), metrics.clone()),
         );
         Arc::new(Shared {
             registry: Arc::clone(&self.registry),

@@ -135,8 +135,8 @@ impl Metrics {
     }
 
     /// The gauges of a lane that begins now; what it set is taken back when it is dropped.
-    pub fn lane(&self, id: &str, concurrency: usize) -> endpoint::Lane {
-        endpoint::Lane::new(self.endpoint(id), concurrency)
+    pub fn lane(&self, id: &str) -> endpoint::Lane {
+        endpoint::Lane::new(self.endpoint(id))
     }
 
     /// The handle of a source topic. Ask once per partition task.
@@ -363,6 +363,7 @@ struct Families {
     lane_in_flight: IntGaugeVec,
     lane_concurrency_limit: IntGaugeVec,
     lane_waiting: IntGaugeVec,
+    breaker_state: IntGaugeVec,
     endpoint_enabled: IntGaugeVec,
     in_flight: IntGauge,
     in_flight_bytes: IntGauge,
@@ -408,6 +409,7 @@ impl Families {
             lane_in_flight: gauges("arauto_lane_in_flight", &["endpoint"], "The lane's attempts under way."),
             lane_concurrency_limit: gauges("arauto_lane_concurrency_limit", &["endpoint"], "Most attempts the lane may have under way."),
             lane_waiting: gauges("arauto_lane_waiting", &["endpoint"], "Deliveries held in memory until they are due."),
+            breaker_state: gauges("arauto_breaker_state", &["endpoint"], "The breaker: 0 closed, 1 probing, 2 open."),
             endpoint_enabled: gauges("arauto_endpoint_enabled", &["endpoint"], "1 if the endpoint is enabled, 0 if not; for `_other` how many of them are."),
             in_flight: gauge("arauto_in_flight", "Deliveries held in memory."),
             in_flight_bytes: gauge("arauto_in_flight_bytes", "Bytes of deliveries held in memory."),
@@ -461,6 +463,7 @@ impl Families {
             &self.lane_in_flight,
             &self.lane_concurrency_limit,
             &self.lane_waiting,
+            &self.breaker_state,
             &self.endpoint_enabled,
         ] {
             forget(gauges, &[endpoint]);
@@ -531,6 +534,7 @@ mod tests {
         ("arauto_assigned_partitions", "gauge", &["topic"]),
         ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
         ("arauto_attempts_total", "counter", &["endpoint", "result"]),
+        ("arauto_breaker_state", "gauge", &["endpoint"]),
         ("arauto_build_info", "gauge", &["revision", "version"]),
         ("arauto_clock_skew_seconds", "gauge", &[]),
         ("arauto_commits_total", "counter", &["result"]),
@@ -581,7 +585,7 @@ mod tests {
     #[test]
     fn names_types_and_labels_are_the_contract() {
         let metrics = with_one_of_each();
-        let _lane = metrics.lane("crm", 64);
+        let _lane = metrics.lane("crm");
         let families = metrics.0.registry.gather();
         let found: Vec<(String, String, Vec<String>)> = families
             .iter()
@@ -675,7 +679,9 @@ mod tests {
         let metrics = Metrics::new(0);
         let queued = || value(&metrics, r#"arauto_lane_queued{endpoint="_other"}"#);
         let limit = || value(&metrics, r#"arauto_lane_concurrency_limit{endpoint="_other"}"#);
-        let (one, two) = (metrics.lane("one", 64), metrics.lane("two", 8));
+        let (one, two) = (metrics.lane("one"), metrics.lane("two"));
+        one.concurrency_limit.set(64);
+        two.concurrency_limit.set(8);
         one.queued.set(5);
         two.queued.set(3);
         one.queued.set(4);

@@ -66,7 +66,9 @@ pub mod sign;
 mod source;
 pub mod state;
 pub mod switch;
+pub mod switches;
 pub mod ticket;
+pub mod turns;
 pub mod window;
 
 /// One Kafka record, its bytes copied out of the client's buffer once and shared from there on.
@@ -132,4 +134,6 @@ pub struct Event {
     pub event_type: Arc<str>,
     /// The tenant, if any.
     pub tenant: Option<Arc<str>>,
+    /// Its own priority, if it names one.
+    pub priority: Option<crate::config::settings::Priority>,
 }

@@ -179,6 +179,7 @@ pub(crate) mod tests {
                 max_pause: Duration::from_secs(1),
                 dead_on: Vec::new(),
             },
+            disable_after: None,
             breaker: settings::Breaker {
                 failures: 0.5,
                 minimum: 20,
@@ -200,6 +201,7 @@ pub(crate) mod tests {
             id: "msg_1".into(),
             event_type: event_type.into(),
             tenant: tenant.map(Into::into),
+            priority: None,
         }
     }
 

@@ -262,6 +262,8 @@ pub struct Endpoint {
     pub retry: Retry,
     /// Circuit breaker.
     pub breaker: Breaker,
+    /// Failing this long without one success disables it; `None`: never.
+    pub disable_after: Option<Duration>,
 }
 
 /// A rate: `count` per `per`.

@@ -175,23 +175,24 @@ pub struct Lane {
     pub concurrency_limit: Gauge,
     /// Deliveries held in memory until they are due.
     pub waiting: Gauge,
+    /// Its breaker: 0 closed, 1 probing, 2 open. The lanes that share a series add up.
+    pub breaker: Gauge,
 }
 
 impl Lane {
-    pub(super) fn new(endpoint: Arc<Endpoint>, concurrency: usize) -> Self {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
         let gauge = |family: &IntGaugeVec| Gauge {
             sum: family.with_label_values(&[&endpoint.label]),
             own: AtomicI64::new(0),
         };
-        let lane = Self {
+        Self {
             queued: gauge(&endpoint.families.lane_queued),
             in_flight: gauge(&endpoint.families.lane_in_flight),
             concurrency_limit: gauge(&endpoint.families.lane_concurrency_limit),
             waiting: gauge(&endpoint.families.lane_waiting),
+            breaker: gauge(&endpoint.families.breaker_state),
             endpoint,
-        };
-        lane.concurrency_limit.set(concurrency);
-        lane
+        }
     }
 }
 

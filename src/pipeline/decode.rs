@@ -86,6 +86,7 @@ impl Decoder {
             id,
             event_type,
             tenant,
+            priority: None,
         }
     }
 
@@ -106,6 +107,7 @@ impl Decoder {
             id: Arc::clone(&envelope.id),
             event_type,
             tenant,
+            priority: None,
         }
     }
 

@@ -7,12 +7,12 @@ use std::{
 
 use super::{
     Event,
-    lane::Hold,
+    lane::{Hold, Line},
     outcome::{Attempt, AttemptResult, Reason, SoFar},
     ticket::Ticket,
     window::Place,
 };
-use crate::kafka::headers::Envelope;
+use crate::{config::settings::Priority, kafka::headers::Envelope};
 
 /// An event in memory, with the room its bytes take of the window.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Delivery {
     pub due: i64,
     /// How often it was replayed.
     pub replays: u32,
-    /// How often it was parked in a row without an attempt, for later releases that space parks by it.
+    /// How often it was parked in a row with no slot reserved for it: its next wait grows with it.
     pub parks: u32,
     /// Since when its endpoint is unknown.
     pub unknown_since: Option<i64>,
@@ -58,6 +58,10 @@ pub struct Delivery {
     pub place: Place,
     /// Its place in a lane, while it is in one.
     pub hold: Option<Hold>,
+    /// How soon it goes when not all can.
+    pub priority: Priority,
+    /// The line it is out of, when its endpoint keeps an order: the next one follows when this one is settled.
+    pub line: Option<Line>,
 }
 
 impl Delivery {
@@ -81,6 +85,8 @@ impl Delivery {
             ticket,
             place,
             hold: None,
+            priority: Priority::Normal,
+            line: None,
         }
     }
 
@@ -122,9 +128,22 @@ impl Delivery {
         &self.held.event
     }
 
+    /// It has ended: its ticket is settled, and the next one in its line may go.
+    pub fn settle(self) {
+        self.ticket.settle();
+        if let (Some(hold), Some(line)) = (self.hold, self.line) {
+            hold.over(line);
+        }
+    }
+
+    /// Bytes it holds of the window, together with the other deliveries of its event.
+    pub fn bytes(&self) -> usize {
+        self.held.bytes.amount()
+    }
+
     /// Time since it was first seen.
-    pub fn age(&self) -> Duration {
-        Duration::from_millis(u64::try_from(now().saturating_sub(self.first_seen)).unwrap_or(0))
+    pub fn age(&self, now: i64) -> Duration {
+        Duration::from_millis(u64::try_from(now.saturating_sub(self.first_seen)).unwrap_or(0))
     }
 
     /// Time since the event's timestamp; `None` when it has none.
@@ -135,9 +154,9 @@ impl Delivery {
     }
 
     /// Takes in a finished attempt; returns what was known before it.
-    pub fn count(&mut self, attempt: &Attempt) -> SoFar {
-        let so_far =
-            SoFar { attempts: self.attempts.saturating_sub(self.uncharged), age: self.age(), now_ms: now() };
+    pub fn count(&mut self, attempt: &Attempt, now: i64) -> SoFar {
+        let attempts = self.attempts.saturating_sub(self.uncharged);
+        let so_far = SoFar { attempts, age: self.age(now), now_ms: now, gone_counts: true };
         self.attempts = self.attempts.saturating_add(1);
         self.parks = 0;
         self.status = match attempt.result {
@@ -163,4 +182,9 @@ impl Delivery {
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).expect("the year is before 292 million")
+}
+
+/// A duration in whole milliseconds, however long it is.
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }

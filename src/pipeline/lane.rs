@@ -1,10 +1,9 @@
-//! One endpoint's lane: its queue, its rate and concurrency, and the life of each of its deliveries.
+//! One endpoint's lane: it does what its core decides, and holds the life of each of its deliveries.
 //!
-//! There is no standing task. Workers are started while there is something to send, never more than the endpoint's
-//! concurrency, and end when there is not; at most one of them sleeps until the next delivery may go.
+//! There is no standing task. Workers are started while there is something to send, never more than may be in flight,
+//! and end when there is not; at most one of them sleeps until the next delivery may go.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,25 +14,38 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::runtime::Runtime;
+pub use self::{core::Standing, order::Line};
+use self::{
+    core::{Begun, Core, Next},
+    report::Report,
+    runtime::Runtime,
+};
 use super::{
-    delivery::{Delivery, now},
-    outcome::{self, Outcome, Reason},
+    delivery::{Delivery, millis, now},
+    outcome::{self, Attempt, AttemptResult, Outcome, Reason},
     route::may_have,
+    switch::{Why, url_hash},
+    turns::weight,
     window::Share,
 };
-use crate::{
-    config::settings::Endpoint,
-    metrics::{self, endpoint::Park},
-};
+use crate::{config::settings::Endpoint, metrics};
 
+mod breaker;
+mod core;
 pub mod lanes;
+mod limit;
+mod order;
+mod pace;
+mod queue;
+pub mod report;
 mod runtime;
 
-/// A lane that has done nothing for this long is taken down.
+/// A lane that has done nothing for this long is taken down, if nothing would be forgotten …
 const IDLE: Duration = Duration::from_secs(60);
-/// Weight of the newest attempt in the mean duration that due times of parked deliveries are spaced by.
-const NEWEST: f64 = 0.1;
+/// … and after this long in any case: longer than any breaker stays open by default.
+const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
+/// Failing for this long is noted down, so that a restart does not forget since when.
+const NOTED_AFTER: Duration = Duration::from_secs(60);
 
 /// One endpoint's lane.
 pub struct Lane {
@@ -48,59 +60,40 @@ pub struct Lane {
 }
 
 struct State {
-    /// What may go as soon as the limits allow.
-    ready: VecDeque<Delivery>,
-    /// The same of a limited endpoint, come back from a retry tier for its slot: it goes first. Were it to queue, or
-    /// to be parked, behind what is read meanwhile, it would be written again and again.
-    returned: VecDeque<Delivery>,
-    /// What waits in memory, by due time and order of arrival.
-    waiting: BTreeMap<(i64, u64), Delivery>,
-    arrivals: u64,
-    in_flight: usize,
+    core: Core,
     /// Workers alive, the sleeper included.
     workers: usize,
     sleeping: bool,
-    held: usize,
-    held_by: HashMap<Share, usize>,
     /// Does anybody wait for room here?
     watched: bool,
-    /// The next free slot for what is parked, in unix milliseconds.
-    cursor: f64,
-    mean_duration: Duration,
+    /// The weight it counts with among the active lanes, while it is one.
+    weight: usize,
     used: Instant,
     retired: bool,
 }
 
-/// What a partition finds when it wants to hand something to the lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// There is room.
-    Room,
-    /// Its share of the window is held.
-    Full,
-}
-
-/// What a worker does next.
-enum Next {
-    /// Attempt this one; another worker should be started when there is more.
-    Deliver { delivery: Box<Delivery>, more: bool },
-    /// Sleep until then, or until woken.
-    Sleep(Duration),
-    /// End; it is not counted among the workers any more.
-    Stop,
-}
-
 impl Lane {
     fn new(endpoint: &Arc<Endpoint>, shared: &Arc<lanes::Shared>) -> Arc<Self> {
-        let metrics = shared.metrics.lane(&endpoint.id, endpoint.concurrency);
-        Arc::new(Self {
+        let metrics = shared.metrics.lane(&endpoint.id);
+        let failing_since = shared.switches.get(&endpoint.id).failing_since;
+        let lane = Arc::new(Self {
             id: Arc::clone(&endpoint.id),
             shared: Arc::clone(shared),
             runtime: ArcSwap::from_pointee(Runtime::new(Arc::clone(endpoint), None)),
-            state: Mutex::new(State::new()),
+            state: Mutex::new(State {
+                core: Core::new(endpoint, failing_since, now()),
+                workers: 0,
+                sleeping: false,
+                watched: false,
+                weight: 0,
+                used: Instant::now(),
+                retired: false,
+            }),
             wake: Notify::new(),
             metrics,
-        })
+        });
+        lane.switched();
+        lane
     }
 
     /// Takes a delivery in; gives it back when the lane has been taken down.
@@ -109,88 +102,71 @@ impl Lane {
         if state.retired {
             return Err(Box::new(delivery));
         }
+        delivery.priority = delivery.event().priority.unwrap_or(self.endpoint().priority);
         delivery.hold = Some(self.hold(&mut state, &delivery));
         self.enqueue(&mut state, delivery);
         Ok(())
     }
 
     /// Is there room for one more of this partition? Whoever is told that there is not is woken when there is.
-    pub fn standing(&self, partition: Share) -> Standing {
-        let share = self.shared.share();
-        let quota = (share / self.shared.partitions()).max(1);
+    pub fn standing(&self, partition: Share, own: bool) -> Standing {
+        let endpoint = self.endpoint();
+        let bounds = self.shared.bounds(weight(endpoint.priority));
         let mut state = self.lock();
-        let own = state.held_by.get(&partition).copied().unwrap_or(0);
-        if state.held < share || (own < quota && self.shared.grants_quota()) {
-            return Standing::Room;
-        }
-        state.watched = true;
-        Standing::Full
+        let standing = state.core.standing(&endpoint, (partition, own), bounds, now());
+        state.watched |= standing == Standing::Full;
+        standing
     }
 
     /// Does it hold less than half of its share? If not, whoever asks is woken when it does.
     pub fn has_room(&self) -> bool {
+        let bounds = self.bounds();
         let mut state = self.lock();
-        let room = state.held < self.half();
+        let room = state.core.has_room(bounds);
         state.watched |= !room;
         room
     }
 
-    /// Parks the oldest it holds until it is below half of its share; what is under way stays. Is there room now?
+    /// Parks the oldest it holds until it is below half of its share, or all but one to probe with when it cannot
+    /// send for long; what is under way stays. Is there room now?
     pub fn park_oldest(&self) -> bool {
+        let endpoint = self.endpoint();
+        let bounds = self.bounds();
         let mut parked = Vec::new();
         let room = {
             let mut state = self.lock();
-            let enough = (state.held + 1).saturating_sub(self.half());
-            while parked.len() < enough {
-                let Some(mut delivery) = state.ready.pop_front().or_else(|| state.returned.pop_back()) else {
-                    break;
-                };
-                delivery.due = self.next_slot(&mut state);
-                parked.push(delivery);
-            }
-            while parked.len() < enough {
-                let Some((_, delivery)) = state.waiting.pop_last() else { break };
-                self.shared.window.end_wait();
-                parked.push(delivery);
+            let (core, now) = (&mut state.core, now());
+            let half = bounds.share.div_ceil(2);
+            let kept = if core.is_blocked(bounds.hold, now) { 1 } else { half.saturating_sub(1) };
+            let held = core.held();
+            for mut delivery in core.queue.shed(held.saturating_sub(kept)) {
+                let why = core.park(&mut delivery, &endpoint, self.shared.jitter(), now);
+                parked.push((delivery, why));
             }
             self.show(&state);
-            state.held - parked.len() < self.shared.share()
+            held - parked.len() < bounds.share
         };
-        parked.into_iter().for_each(|delivery| self.settle_as_parked(delivery));
+        parked.into_iter().for_each(|(delivery, why)| self.shared.settler.park(delivery, why));
         room
     }
 
-    /// Parks what has not been taken in, because all the lane holds is under way.
+    /// Parks what has not been taken in.
     pub fn pass_by(&self, mut delivery: Delivery) {
-        delivery.due = self.next_slot(&mut self.lock());
-        self.settle_as_parked(delivery);
-    }
-
-    fn settle_as_parked(&self, delivery: Delivery) {
-        let limited = self.runtime.load().limiter.is_some();
-        self.shared.settler.park(delivery, if limited { Park::Throttled } else { Park::Full });
+        let endpoint = self.endpoint();
+        let why = self.lock().core.park(&mut delivery, &endpoint, self.shared.jitter(), now());
+        self.shared.settler.park(delivery, why);
     }
 
     /// Half of its share of the window.
     pub fn half(&self) -> usize {
-        self.shared.share().div_ceil(2)
+        self.bounds().share.div_ceil(2)
     }
 
     /// Takes out what came from one life of a partition and is not under way.
     pub fn take_back(&self, partition: Share) -> Vec<Delivery> {
         let mut state = self.lock();
-        let ours = |delivery: &Delivery| delivery.ticket.partition().epoch == partition;
-        let mut back = Vec::new();
-        let State { ready, returned, .. } = &mut *state;
-        for queue in [returned, ready] {
-            let (own, others): (Vec<_>, _) = std::mem::take(queue).into_iter().partition(ours);
-            *queue = others.into();
-            back.extend(own);
-        }
-        back.extend(state.waiting.extract_if(.., |_, delivery| ours(delivery)).map(|(_, delivery)| {
-            self.shared.window.end_wait();
-            delivery
-        }));
+        let mut back = state.core.queue.take_back(partition);
+        back.extend(state.core.order.take_back(partition));
         self.show(&state);
         back
     }
@@ -198,21 +174,39 @@ impl Lane {
     /// Takes out everything that is not under way.
     pub fn take_all(&self) -> Vec<Delivery> {
         let mut state = self.lock();
-        let mut all: Vec<Delivery> = std::mem::take(&mut state.returned).into();
-        all.append(&mut std::mem::take(&mut state.ready).into());
-        all.extend(
-            std::mem::take(&mut state.waiting).into_values().inspect(|_| self.shared.window.end_wait()),
-        );
+        let mut all = state.core.queue.take_if(|_| true);
+        all.extend(state.core.order.take_all());
         self.show(&state);
         all
     }
 
-    /// Goes on with another version of its endpoint.
+    /// Goes on with another version of its endpoint. What was learnt of another receiver means nothing any more.
     pub fn update(self: &Arc<Self>, endpoint: &Arc<Endpoint>) {
         let old = self.runtime.load_full();
         self.runtime.store(Arc::new(Runtime::new(Arc::clone(endpoint), Some(&old))));
-        self.metrics.concurrency_limit.set(endpoint.concurrency);
+        {
+            let mut state = self.lock();
+            state.core.limit.set_most(endpoint.concurrency);
+            if old.endpoint.url != endpoint.url {
+                state.core.start_over(now());
+            }
+        }
+        self.switched();
+    }
+
+    /// What is known of the endpoint besides its configuration has changed, or may have.
+    pub fn switched(self: &Arc<Self>) {
+        let endpoint = self.endpoint();
+        let switch = self.shared.switches.get(&self.id);
         let mut state = self.lock();
+        let core = &mut state.core;
+        let disabled = switch.disabled_for(&url_hash(&endpoint.url)).is_some();
+        if core.disabled && !disabled {
+            core.start_over(now());
+        }
+        core.disabled = disabled;
+        core.paused = endpoint.paused || switch.paused;
+        self.show(&state);
         self.wake.notify_one();
         self.start_worker(&mut state);
     }
@@ -220,68 +214,150 @@ impl Lane {
     /// Takes the lane down if it has done nothing for a while.
     fn retire(&self) -> bool {
         let mut state = self.lock();
-        state.retired |= state.held == 0 && state.workers == 0 && state.used.elapsed() > IDLE;
+        let idle = state.used.elapsed();
+        let done = state.core.held() == 0 && state.workers == 0 && idle > IDLE;
+        state.retired |= done && (state.core.is_quiet(now()) || idle > FORGOTTEN);
         state.retired
     }
 
+    /// How it stands; `None` when it does nothing and nothing is the matter with it.
+    fn report(&self) -> Option<Report> {
+        let runtime = self.runtime.load();
+        let mut state = self.lock();
+        let now = now();
+        let why = state.core.disabled.then(|| self.shared.switches.get(&self.id).disabled);
+        let report = Report {
+            endpoint: self.id.to_string(),
+            queued: state.core.queue.ready() + state.core.order.behind(),
+            waiting: state.core.queue.waiting(),
+            in_flight: state.core.in_flight,
+            limit: state.core.limit.current(),
+            concurrency: runtime.endpoint.concurrency,
+            rate: state.core.pace.rate(now),
+            rate_limit: runtime.endpoint.rate.map(|rate| 1.0 / rate.interval().as_secs_f64()),
+            breaker: match state.core.breaker.level() {
+                0 => report::Breaker::Closed,
+                1 => report::Breaker::Probing,
+                _ => report::Breaker::Open,
+            },
+            next_probe: state.core.breaker.next_probe(now),
+            paused: state.core.paused,
+            paused_until: Some(state.core.paused_until).filter(|until| *until > now),
+            disabled: why.map(|disabled| disabled.map_or("", |disabled| disabled.why.as_str()).to_owned()),
+            cursor: state.core.pace.cursor(now),
+            last_error: state.core.last_error.clone(),
+        };
+        (state.core.held() > 0 || state.core.disabled || !state.core.is_quiet(now)).then_some(report)
+    }
+
     /// The life of one delivery, from its turn to its outcome.
-    async fn deliver_one(self: &Arc<Self>, mut delivery: Box<Delivery>) {
+    async fn deliver_one(self: &Arc<Self>, mut delivery: Box<Delivery>, flight: &mut InFlight<'_>) {
         let runtime = self.runtime.load_full();
-        let settler = &self.shared.settler;
+        let (endpoint, settler) = (&runtime.endpoint, &self.shared.settler);
         // The endpoint may have changed while the delivery was queued.
-        if !may_have(&runtime.endpoint, delivery.event()) {
+        if !may_have(endpoint, delivery.event()) {
             return settler.unknown(*delivery);
         }
-        if !runtime.endpoint.enabled {
+        if !endpoint.enabled {
             return settler.removed(*delivery, Reason::Disabled);
         }
-        if delivery.age() >= runtime.endpoint.retry.max_age {
+        let Some(begun) = flight.begun else { return settler.dead(*delivery, Reason::Disabled) };
+        let at = now();
+        if delivery.age(at) >= endpoint.retry.max_age {
             return settler.dead(*delivery, Reason::Expired);
         }
-        let begun = now();
-        delivery.first_attempt.get_or_insert(begun);
-        let attempt = runtime.attempt(&self.shared.client, &delivery, begun).await;
-        let so_far = delivery.count(&attempt);
+        delivery.first_attempt.get_or_insert(at);
+        let attempt = runtime.attempt(&self.shared.client, &delivery, at).await;
+        let mut so_far = delivery.count(&attempt, now());
+        if attempt.result == AttemptResult::Status(410) {
+            so_far.gone_counts = at > self.shared.switches.get(&self.id).enabled_at;
+        }
+        let outcome = outcome::judge(&attempt, &endpoint.retry, &so_far, self.shared.jitter());
         self.metrics.endpoint.attempt(attempt.result, attempt.duration);
-        let jitter = self.shared.jitter();
-        match outcome::judge(&attempt, &runtime.endpoint.retry, &so_far, jitter) {
+        flight.begun = None;
+        let failed_for_good = self.learn(begun, &attempt, &outcome, endpoint);
+        match outcome {
             Outcome::Delivered => {
                 self.metrics.endpoint.delivered(delivery.latency());
                 settler.delivered(*delivery);
             }
             Outcome::Retry { after, reason, charged, pause_lane: _ } => {
                 self.metrics.endpoint.retried(reason);
-                delivery.due = now() + i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
+                delivery.due = now().saturating_add(millis(after));
                 delivery.uncharged += u32::from(!charged);
                 self.try_later(*delivery, after, reason);
             }
-            Outcome::Dead { reason } => settler.dead(*delivery, reason),
+            Outcome::Dead { reason } => {
+                if reason == Reason::Gone {
+                    self.disable(Why::Gone, at, endpoint).await;
+                }
+                settler.dead(*delivery, reason);
+            }
+        }
+        if failed_for_good {
+            self.disable(Why::Failing, at, endpoint).await;
         }
     }
 
-    /// A short wait stays in memory where there is room, a longer one goes to a retry topic.
+    /// Takes in what an attempt says about the receiver. Has it failed for so long that it is to be disabled?
+    fn learn(&self, begun: Begun, attempt: &Attempt, outcome: &Outcome, endpoint: &Endpoint) -> bool {
+        let now = now();
+        let ended = {
+            let mut state = self.lock();
+            let ended = state.core.ended(begun, (attempt, outcome), endpoint, now);
+            self.show(&state);
+            ended
+        };
+        if ended.recovered {
+            self.shared.switches.note_success(&self.id);
+        }
+        let Some(since) = ended.failing_since else { return false };
+        let failing = now.saturating_sub(since);
+        if failing >= millis(NOTED_AFTER) {
+            self.shared.switches.note_failing(&self.id, since);
+        }
+        endpoint.disable_after.is_some_and(|longest| failing >= millis(longest))
+    }
+
+    /// Nothing is sent any more from now on; returns when every instance can know it.
+    async fn disable(&self, why: Why, begun: i64, endpoint: &Endpoint) {
+        {
+            let mut state = self.lock();
+            if self.runtime.load().endpoint.url == endpoint.url {
+                state.core.disabled = true;
+            }
+        }
+        self.shared.switches.disable(&self.id, why, begun, &endpoint.url).await;
+    }
+
+    /// A short wait stays in memory where there is room, a longer one goes to a retry topic; who keeps an order waits
+    /// where it is.
     fn try_later(self: &Arc<Self>, delivery: Delivery, after: Duration, reason: Reason) {
+        let ordered = delivery.line.is_some();
         let may_hold = after <= self.shared.hold && self.shared.window.may_wait();
+        let share = self.bounds().share;
         let mut state = self.lock();
         // Asked under the lock: whoever gives the partition up takes back what waits after it said so.
         let stays = !delivery.must_leave() && !state.retired;
-        if may_hold && stays && state.held <= self.shared.share() {
+        if stays && (ordered || (may_hold && state.core.held() <= share)) {
             return self.enqueue(&mut state, delivery);
         }
         drop(state);
+        if ordered {
+            // Behind others on a retry topic it would lose its place; whoever reads the partition next owes it.
+            return delivery.ticket.hand_back();
+        }
         self.shared.settler.later(delivery, reason);
     }
 
     fn enqueue(self: &Arc<Self>, state: &mut State, delivery: Delivery) {
         state.used = Instant::now();
-        if delivery.due > now() {
-            state.arrivals += 1;
-            let key = (delivery.due, state.arrivals);
-            state.waiting.insert(key, delivery);
-            self.shared.window.begin_wait();
-        } else {
-            state.line_up(delivery, self.runtime.load().limiter.is_some());
-        }
+        state.core.push(delivery, now());
+        self.go_on(state);
+    }
+
+    /// There is more to do than before.
+    fn go_on(self: &Arc<Self>, state: &mut State) {
         self.show(state);
         if state.sleeping {
             self.wake.notify_one();
@@ -291,24 +367,22 @@ impl Lane {
     }
 
     fn start_worker(self: &Arc<Self>, state: &mut State) {
-        let limit = self.runtime.load().endpoint.concurrency;
-        if state.workers < limit && state.has_work() {
+        let core = &state.core;
+        let idle = core.queue.is_empty() || (core.paused && !core.disabled);
+        if !idle && state.workers < core.limit.current() {
             state.workers += 1;
             self.shared.tasks.spawn("lane worker", Arc::clone(self).work());
         }
     }
 
     async fn work(self: Arc<Self>) {
-        let mut working = Working { lane: &self, in_flight: None, counted: true };
+        let mut working = Working { lane: &self, flight: None, counted: true };
         loop {
             match self.next() {
-                Next::Deliver { delivery, more } => {
-                    if more {
-                        self.start_worker(&mut self.lock());
-                    }
-                    working.in_flight = Some(InFlight::new(&self));
-                    self.deliver_one(delivery).await;
-                    working.in_flight = None;
+                Next::Deliver(delivery, begun) => {
+                    let flight = working.flight.insert(InFlight { lane: &self, begun });
+                    self.deliver_one(delivery, flight).await;
+                    working.flight = None;
                 }
                 Next::Sleep(time) => {
                     tokio::select! {
@@ -325,95 +399,78 @@ impl Lane {
         }
     }
 
-    fn next(&self) -> Next {
+    fn next(self: &Arc<Self>) -> Next {
         let runtime = self.runtime.load();
         let mut state = self.lock();
-        let now = now();
-        while let Some(entry) = state.waiting.first_entry() {
-            if entry.key().0 > now {
-                break;
-            }
-            let due = entry.remove();
-            self.shared.window.end_wait();
-            state.line_up(due, runtime.limiter.is_some());
-        }
+        let next = state.core.next(&runtime.endpoint, || runtime.admit(), now());
         self.show(&state);
-        let sleep = if state.in_flight >= runtime.endpoint.concurrency {
-            return state.stop_worker();
-        } else if state.is_nothing_ready() {
-            let Some((due, _)) = state.waiting.keys().next() else { return state.stop_worker() };
-            Duration::from_millis(due.abs_diff(now))
-        } else if let Err(wait) = runtime.admit() {
-            let State { ready, returned, .. } = &mut *state;
-            let first = returned.front_mut().or_else(|| ready.front_mut());
-            first.expect("something is ready").throttled = true;
-            wait
-        } else {
-            let delivery = state.returned.pop_front().or_else(|| state.ready.pop_front());
-            let delivery = delivery.expect("something is ready");
-            if delivery.throttled {
-                self.metrics.endpoint.throttled();
+        match &next {
+            Next::Deliver(delivery, _) => {
+                if delivery.throttled {
+                    self.metrics.endpoint.throttled();
+                }
+                if state.core.queue.ready() > 0 {
+                    self.go_on(&mut state);
+                }
             }
-            let more = !state.sleeping && state.has_work();
-            self.show(&state);
-            return Next::Deliver { delivery: Box::new(delivery), more };
-        };
-        if state.sleeping {
-            // It may sleep longer than it should now.
-            self.wake.notify_one();
-            return state.stop_worker();
+            Next::Sleep(_) if state.sleeping => {
+                // It may sleep longer than it should now.
+                self.wake.notify_one();
+                state.workers -= 1;
+                return Next::Stop;
+            }
+            Next::Sleep(_) => state.sleeping = true,
+            // Under the same lock as the look that found nothing to do: whoever comes next starts another worker.
+            Next::Stop => state.workers -= 1,
         }
-        state.sleeping = true;
-        Next::Sleep(sleep)
-    }
-
-    /// The next free slot of the lane, behind everything it holds and everything it parked before.
-    fn next_slot(&self, state: &mut State) -> i64 {
-        let runtime = self.runtime.load();
-        let drain = state.mean_duration.as_secs_f64() * 1000.0 / runtime.endpoint.concurrency as f64;
-        let rate = runtime.endpoint.rate.map_or(0.0, |rate| rate.interval().as_secs_f64() * 1000.0);
-        let spacing = drain.max(rate);
-        let behind_the_held = now() as f64 + spacing * state.held as f64;
-        state.cursor = state.cursor.max(behind_the_held) + spacing;
-        state.cursor as i64
+        next
     }
 
     fn hold(self: &Arc<Self>, state: &mut State, delivery: &Delivery) -> Hold {
-        let partition = delivery.ticket.partition().epoch;
-        state.held += 1;
+        let (partition, bytes) = (delivery.ticket.partition().epoch, delivery.bytes());
+        state.core.hold(partition, bytes);
         self.shared.took_one();
-        *state.held_by.entry(partition).or_default() += 1;
-        if state.held == 1 {
-            self.shared.became_active();
+        if state.core.held() == 1 {
+            state.weight = weight(self.endpoint().priority);
+            self.shared.became_active(state.weight);
         }
-        Hold { lane: Arc::clone(self), partition }
+        Hold { lane: Arc::clone(self), partition, bytes }
     }
 
-    fn release(&self, partition: Share) {
+    fn release(&self, partition: Share, bytes: usize) {
         let mut state = self.lock();
-        state.held -= 1;
+        state.core.release(partition, bytes);
         self.shared.gave_one_back();
-        if let Some(held) = state.held_by.get_mut(&partition) {
-            *held -= 1;
-            if *held == 0 {
-                state.held_by.remove(&partition);
-            }
-        }
         state.used = Instant::now();
-        if state.held == 0 {
-            self.shared.became_idle();
+        if state.core.held() == 0 {
+            self.shared.became_idle(state.weight);
+        }
+        if !state.watched {
+            return;
         }
         // Somewhat below full, so that a waiting partition is not woken for every single place.
-        let (share, half) = (self.shared.share(), self.half());
-        if state.watched && state.held < share - share / 4 {
-            state.watched = state.held >= half;
+        let bounds = self.shared.bounds(state.weight);
+        if state.core.held() < bounds.share - bounds.share / 4 {
+            state.watched = !state.core.has_room(bounds);
             self.shared.room.notify_waiters();
         }
     }
 
+    fn bounds(&self) -> core::Bounds {
+        self.shared.bounds(weight(self.endpoint().priority))
+    }
+
+    fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.runtime.load().endpoint)
+    }
+
     fn show(&self, state: &State) {
-        self.metrics.queued.set(state.ready.len() + state.returned.len());
-        self.metrics.waiting.set(state.waiting.len());
+        let core = &state.core;
+        self.metrics.queued.set(core.queue.ready() + core.order.behind());
+        self.metrics.waiting.set(core.queue.waiting());
+        self.metrics.in_flight.set(core.in_flight);
+        self.metrics.concurrency_limit.set(core.limit.current());
+        self.metrics.breaker.set(usize::from(core.breaker.level()));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -421,53 +478,20 @@ impl Lane {
     }
 }
 
-impl State {
-    fn new() -> Self {
-        Self {
-            ready: VecDeque::new(),
-            returned: VecDeque::new(),
-            waiting: BTreeMap::new(),
-            arrivals: 0,
-            in_flight: 0,
-            workers: 0,
-            sleeping: false,
-            held: 0,
-            held_by: HashMap::new(),
-            watched: false,
-            cursor: 0.0,
-            mean_duration: Duration::ZERO,
-            used: Instant::now(),
-            retired: false,
-        }
-    }
-
-    fn has_work(&self) -> bool {
-        !self.is_nothing_ready() || !self.waiting.is_empty()
-    }
-
-    fn is_nothing_ready(&self) -> bool {
-        self.ready.is_empty() && self.returned.is_empty()
-    }
-
-    fn line_up(&mut self, delivery: Delivery, limited: bool) {
-        if limited && delivery.ticket.partition().tier.is_some() {
-            self.returned.push_back(delivery);
-        } else {
-            self.ready.push_back(delivery);
-        }
-    }
-
-    /// Under the same lock as the look that found nothing to do: whoever comes next starts another worker.
-    fn stop_worker(&mut self) -> Next {
-        self.workers -= 1;
-        Next::Stop
-    }
-}
-
 /// A delivery's place in its lane; given back when dropped.
 pub struct Hold {
     lane: Arc<Lane>,
     partition: Share,
+    bytes: usize,
+}
+
+impl Hold {
+    /// The delivery was out of this line and is settled: the next one may go.
+    pub(super) fn over(self, line: Line) {
+        let mut state = self.lane.lock();
+        state.core.over(line, now());
+        self.lane.go_on(&mut state);
+    }
 }
 
 impl std::fmt::Debug for Hold {
@@ -478,20 +502,20 @@ impl std::fmt::Debug for Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.lane.release(self.partition);
+        self.lane.release(self.partition, self.bytes);
     }
 }
 
 /// A worker alive; also when it panics, its places become free.
 struct Working<'a> {
     lane: &'a Arc<Lane>,
-    in_flight: Option<InFlight<'a>>,
+    flight: Option<InFlight<'a>>,
     counted: bool,
 }
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        self.in_flight = None;
+        self.flight = None;
         if self.counted {
             let mut state = self.lane.lock();
             state.workers -= 1;
@@ -500,27 +524,19 @@ impl Drop for Working<'_> {
     }
 }
 
-/// An attempt under way.
+/// An attempt under way; what it began is open until it was judged.
 struct InFlight<'a> {
     lane: &'a Lane,
-    since: Instant,
-}
-
-impl<'a> InFlight<'a> {
-    fn new(lane: &'a Lane) -> Self {
-        let mut state = lane.lock();
-        state.in_flight += 1;
-        lane.metrics.in_flight.set(state.in_flight);
-        Self { lane, since: Instant::now() }
-    }
+    begun: Option<Begun>,
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let mut state = self.lane.lock();
-        state.in_flight -= 1;
-        state.mean_duration =
-            state.mean_duration.mul_f64(1.0 - NEWEST) + self.since.elapsed().mul_f64(NEWEST);
-        self.lane.metrics.in_flight.set(state.in_flight);
+        state.core.in_flight -= 1;
+        if let Some(begun) = self.begun {
+            state.core.abandoned(begun);
+        }
+        self.lane.metrics.in_flight.set(state.core.in_flight);
     }
 }

@@ -187,6 +187,8 @@ pub struct SoFar {
     pub age: Duration,
     /// Now, in unix milliseconds.
     pub now_ms: i64,
+    /// Does a 410 count? Not when the attempt began before the endpoint was last enabled.
+    pub gone_counts: bool,
 }
 
 /// Decides what an attempt leads to. `jitter` is drawn by the caller from 0 to 1 and only ever lengthens a wait.
@@ -195,7 +197,8 @@ pub fn judge(attempt: &Attempt, policy: &settings::Retry, so_far: &SoFar, jitter
     let again = |reason| retry(reason, policy, so_far, jitter);
     match attempt.result {
         Status(200..=299) => Outcome::Delivered,
-        Status(410) => Outcome::Dead { reason: Reason::Gone },
+        Status(410) if so_far.gone_counts => Outcome::Dead { reason: Reason::Gone },
+        Status(410) => again(Reason::Status),
         Status(status) if is_final(status, policy) => Outcome::Dead { reason: Reason::Rejected },
         Status(status @ (408 | 425 | 429 | 500..=599)) => {
             match attempt.retry_after.and_then(|hint| hint.wait(so_far.now_ms, policy.max_pause)) {
@@ -279,7 +282,7 @@ mod tests {
     }
 
     fn so_far(attempts: u32) -> SoFar {
-        SoFar { attempts, age: Duration::ZERO, now_ms: NOW }
+        SoFar { attempts, age: Duration::ZERO, now_ms: NOW, gone_counts: true }
     }
 
     fn check(result: AttemptResult, retry_after: Option<RetryAfter>, attempts: u32, expected: Outcome) {
@@ -311,6 +314,13 @@ mod tests {
             check(AttemptResult::Status(status), None, 1, scheduled(5 * MINUTE, Reason::Status));
             check(AttemptResult::Status(status), None, 2, dead(Reason::Exhausted));
         }
+    }
+
+    #[test]
+    fn a_410_to_an_attempt_from_before_the_enabling_is_one_more_failure() {
+        let before = SoFar { gone_counts: false, ..so_far(0) };
+        let got = judge(&attempt(AttemptResult::Status(410), None), &policy(), &before, 0.0);
+        assert_eq!(got, scheduled(MINUTE, Reason::Status));
     }
 
     #[test]
@@ -391,7 +401,7 @@ mod tests {
     #[test]
     fn too_old_is_expired_whether_charged_or_not() {
         let ten = Some(RetryAfter::After(Duration::from_secs(10)));
-        let old = |age, attempts| SoFar { attempts, age, now_ms: NOW };
+        let old = |age, attempts| SoFar { attempts, age, now_ms: NOW, gone_counts: true };
         let busy = attempt(AttemptResult::Status(429), ten);
         let broken = attempt(AttemptResult::Status(500), None);
         let (limit, policy) = (policy().max_age, policy());

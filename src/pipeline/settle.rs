@@ -83,7 +83,7 @@ impl Settler {
 
     /// It arrived.
     pub fn delivered(&self, delivery: Delivery) {
-        delivery.ticket.settle();
+        delivery.settle();
     }
 
     /// It waits on a retry topic until it is due: an attempt failed, or it is on its way to a later due time.
@@ -130,7 +130,7 @@ impl Settler {
             OnRemoved::Drop => {
                 debug!(id = %delivery.event().id, endpoint = %delivery.endpoint, "delivery dropped");
                 self.0.options.metrics.endpoint(&delivery.endpoint).dropped();
-                delivery.ticket.settle();
+                delivery.settle();
             }
         }
     }
@@ -140,8 +140,11 @@ impl Settler {
     }
 
     fn hand_on(&self, mut delivery: Delivery, to: Destination, reason: Reason) {
-        // It has left its lane; what it still holds of the window is bounded by the window itself.
-        delivery.hold = None;
+        // It has left its lane; what it still holds of the window is bounded by the window itself. One that others
+        // wait behind leaves it when it is safe.
+        if delivery.line.is_none() {
+            delivery.hold = None;
+        }
         let settler = self.clone();
         self.0.options.tasks.spawn("hand on", async move { settler.write(delivery, to, reason).await });
     }
@@ -203,7 +206,7 @@ impl Settler {
                 warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, "dead letter");
             }
         }
-        delivery.ticket.settle();
+        delivery.settle();
     }
 
     /// Dead-letters a tier record that cannot be read as a delivery, byte for byte, and returns once it is safe.

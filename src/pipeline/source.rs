@@ -206,7 +206,7 @@ impl Source {
         if !endpoint.enabled {
             return settler.removed(delivery, Reason::Disabled);
         }
-        if delivery.age() >= endpoint.retry.max_age {
+        if delivery.age(now()) >= endpoint.retry.max_age {
             return settler.dead(delivery, Reason::Expired);
         }
         let remaining = delivery.due.saturating_sub(now());

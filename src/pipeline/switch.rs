@@ -34,3 +34,24 @@ pub enum Why {
     /// It failed for `disable_after` without one success.
     Failing,
 }
+
+impl Switch {
+    /// x
+    pub fn disabled_for(&self, url: &str) -> Option<&Disabled> {
+        self.disabled.as_ref().filter(|disabled| disabled.url == url && disabled.begun > self.enabled_at)
+    }
+}
+/// x
+pub fn url_hash(url: &url::Url) -> String {
+    url.to_string()
+}
+
+impl Why {
+    /// x
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Failing => "failing",
+        }
+    }
+}

@@ -56,6 +56,11 @@ impl Window {
         self.places.limit
     }
 
+    /// Most bytes held.
+    pub fn limit_bytes(&self) -> usize {
+        self.bytes.limit
+    }
+
     /// The used share of whichever is scarcer, 0 to 1 (above 1 while one oversized event is in).
     pub fn used_ratio(&self) -> f64 {
         let ratio = |pool: &Pool| pool.lock().used as f64 / pool.limit as f64;
@@ -105,6 +110,13 @@ pub struct Place {
     kind: Kind,
     share: Share,
     amount: usize,
+}
+
+impl Place {
+    /// How much it is.
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
 }
 
 impl Drop for Place {

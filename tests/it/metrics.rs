@@ -18,6 +18,7 @@ const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_assigned_partitions", "gauge", &["topic"]),
     ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
     ("arauto_attempts_total", "counter", &["endpoint", "result"]),
+    ("arauto_breaker_state", "gauge", &["endpoint"]),
     ("arauto_build_info", "gauge", &["revision", "version"]),
     ("arauto_clock_skew_seconds", "gauge", &[]),
     ("arauto_commits_total", "counter", &["result"]),

@@ -49,6 +49,7 @@ fn endpoint(signature: Signature, keys: Vec<SigningKey>) -> Endpoint {
             max_pause: Duration::from_secs(60),
             dead_on: Vec::new(),
         },
+        disable_after: None,
         breaker: Breaker {
             failures: 0.5,
             minimum: 20,
@@ -227,6 +228,7 @@ async fn send(client: &Client, url: &str, endpoint: &Endpoint, body: &[u8], stat
         id: "msg_1".into(),
         event_type: "order.created".into(),
         tenant: None,
+        priority: None,
     };
     let mut headers = Template::new(endpoint).unwrap().headers(&event, 1);
     let body = event.value.unwrap();

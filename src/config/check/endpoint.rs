@@ -65,6 +65,7 @@ pub(super) fn endpoint(written: &Written, context: &Context<'_>, report: &mut Re
         priority: own.priority.over(&defaults.priority).or(Priority::Normal),
         retry,
         breaker,
+        disable_after: Some(std::time::Duration::from_secs(432000)),
     })
 }
 

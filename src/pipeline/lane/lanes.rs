@@ -1,12 +1,16 @@
 //! All lanes: made on demand, taken down when idle, and what they share.
 //!
-//! Back-pressure in one paragraph. A lane's share is half of the window divided by the lanes that hold anything. A
-//! partition hands deliveries to a lane until the lane holds its share (and the partition its part of it). Then, if
-//! anything among what this partition handed over lately (as much as half a share) went to another lane that has room
-//! (holds less than half of its share), the full lane stands in its way: the oldest of what it holds is parked until
-//! it is below half, or, if all of that is under way, what it was to get. Otherwise the partition is simply not read:
-//! Kafka is the queue, and a lane that is alone, or as busy as all others, is never parked. A retry tier is always
-//! read on: what it has for a full lane is written anew, so that nobody's parked first attempt waits behind it.
+//! Back-pressure in one paragraph. A lane's share is half of the window, divided among the lanes that hold anything by
+//! the weight of their priority; so all lanes together never hold more than half, and what one may hold adapts to how
+//! many are active. A partition hands deliveries to a lane until the lane holds its share (and the partition its part
+//! of it). Then, if anything among what this partition handed over since the lane filled (looked at: as much as half a
+//! share) went to another lane that has room (holds less than half of its share), the full lane stands in its way:
+//! the oldest of what it holds is parked until it is below half, or, if all of that is under way, what it was to get.
+//! Otherwise the partition is simply not read: Kafka is the queue, and a lane that is alone, or as busy as all others,
+//! is never parked. A lane that cannot send within `hold` (breaker, pause, far slot) counts as full as soon as another
+//! one has room, and keeps but one delivery to probe with. Between full and half lies the hysteresis; no clock decides.
+//! A retry tier is always read on: what it has for a full lane is written anew, so that nobody's parked first attempt
+//! waits behind it. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +23,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Lane, Standing};
+use super::{Lane, Standing, core::Bounds, report::Report};
 use crate::{
     app::tasks::Tasks,
     http,
@@ -27,6 +31,7 @@ use crate::{
     pipeline::{
         delivery::Delivery,
         settle::Settler,
+        switches::Switches,
         window::{Share, Window},
     },
     registry::Registry,
@@ -45,12 +50,15 @@ pub struct Shared {
     pub window: Arc<Window>,
     /// A wait this short stays in memory.
     pub hold: Duration,
+    /// What is known of endpoints besides their configuration.
+    pub switches: Switches,
     /// Where workers are spawned.
     pub tasks: Tasks,
     /// Where they count.
     pub metrics: Metrics,
     /// Told when a lane that somebody waits for has room again.
     pub(super) room: Notify,
+    /// Sum of the weights of the lanes that hold anything.
     active: AtomicUsize,
     /// Deliveries in lanes.
     held: AtomicUsize,
@@ -65,14 +73,15 @@ impl Shared {
         settler: Settler,
         window: Arc<Window>,
         hold: Duration,
-        tasks: Tasks,
-        metrics: Metrics,
+        switches: Switches,
+        (tasks, metrics): (Tasks, Metrics),
     ) -> Self {
         Self {
             client,
             settler,
             window,
             hold,
+            switches,
             tasks,
             metrics,
             room: Notify::new(),
@@ -83,19 +92,17 @@ impl Shared {
         }
     }
 
-    /// Deliveries one lane may hold: all lanes together half of the window, so that nobody is ever shut out.
-    pub(super) fn share(&self) -> usize {
-        (self.window.limit() / 2 / self.active.load(Ordering::Relaxed).max(1)).max(1)
-    }
-
-    pub(super) fn partitions(&self) -> usize {
-        self.partitions.load(Ordering::Relaxed).max(1)
-    }
-
-    /// May a partition have its part of a lane although others have filled it? Not when lanes hold half of the
-    /// window already: many stuck ones times many partitions would be all of it.
-    pub(super) fn grants_quota(&self) -> bool {
-        self.held.load(Ordering::Relaxed) < self.window.limit() / 2
+    /// What a lane of that weight may hold: all lanes together half of the window, so that nobody is ever shut out.
+    pub(super) fn bounds(&self, weight: usize) -> Bounds {
+        let active = self.active.load(Ordering::Relaxed).max(weight);
+        let part = |of: usize| (of / 2).saturating_mul(weight).checked_div(active).unwrap_or(0).max(1);
+        let share = part(self.window.limit());
+        // May a partition have its part of a lane although others have filled it? Not when lanes hold half of the
+        // window already: many stuck ones times many partitions would be all of it.
+        let grants = self.held.load(Ordering::Relaxed) < self.window.limit() / 2;
+        let partitions = self.partitions.load(Ordering::Relaxed).max(1);
+        let quota = if grants { (share / partitions).max(1) } else { 0 };
+        Bounds { share, bytes: part(self.window.limit_bytes()), quota, hold: self.hold }
     }
 
     pub(super) fn took_one(&self) {
@@ -106,12 +113,12 @@ impl Shared {
         self.held.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn became_active(&self) {
-        self.active.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn became_active(&self, weight: usize) {
+        self.active.fetch_add(weight, Ordering::Relaxed);
     }
 
-    pub(super) fn became_idle(&self) {
-        self.active.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn became_idle(&self, weight: usize) {
+        self.active.fetch_sub(weight, Ordering::Relaxed);
     }
 
     /// A number from 0 to 1, good enough to spread retries: splitmix64 (<https://prng.di.unimi.it/splitmix64.c>).
@@ -162,12 +169,19 @@ impl Lanes {
             let Some(lane) = self.lane(&delivery.endpoint) else {
                 return slot.take().into_iter().for_each(|delivery| self.shared.settler.unknown(delivery));
             };
-            let partition = delivery.ticket.partition().epoch;
-            let from_tier = delivery.ticket.partition().tier.is_some();
+            let partition = delivery.ticket.partition();
+            let (from_tier, own) = (partition.tier.is_some(), partition.own);
             let room = loop {
                 let room = self.shared.room.notified();
-                match lane.standing(partition) {
+                match lane.standing(partition.epoch, own) {
                     Standing::Room => break true,
+                    Standing::Blocked if own => break true,
+                    Standing::Blocked if from_tier => break false,
+                    Standing::Blocked if fed.another_has_room(&lane) => {
+                        lane.park_oldest();
+                        break false;
+                    }
+                    Standing::Blocked => break true,
                     Standing::Full if from_tier => break false,
                     Standing::Full if fed.another_has_room(&lane) => break lane.park_oldest(),
                     Standing::Full => room.await,
@@ -205,6 +219,18 @@ impl Lanes {
                 }
             }
         }
+    }
+
+    /// What is known of an endpoint besides its configuration has changed.
+    pub fn switched(&self, endpoint: &str) {
+        let lane = self.lock().get(endpoint).cloned();
+        lane.into_iter().for_each(|lane| lane.switched());
+    }
+
+    /// How the lanes stand that do anything, or that something is the matter with.
+    pub fn reports(&self) -> Vec<Report> {
+        let lanes: Vec<_> = self.lock().values().cloned().collect();
+        lanes.iter().filter_map(|lane| lane.report()).collect()
     }
 
     /// Takes down lanes that have done nothing for a while.

@@ -1,0 +1,398 @@
+//! The decisions of one lane, without clock, lock, task or socket: what goes next, what has to wait, what is parked
+//! and until when. The lane around it asks with the time in its hand and does what it is told.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{
+    breaker::{self, Breaker},
+    limit::{Limit, Signal},
+    order::{Line, Order},
+    pace::Pace,
+    queue::Queue,
+};
+use crate::{
+    config::settings::{Endpoint, Ordering},
+    metrics::endpoint::Park,
+    pipeline::{
+        delivery::{Delivery, millis},
+        outcome::{Attempt, AttemptResult, Outcome},
+        window::Share,
+    },
+};
+
+/// The first wait of what is parked with no better idea when it may go; it doubles with each further park …
+const FIRST_WAIT: i64 = 5_000;
+/// … up to this: how late, at most, a paused endpoint's deliveries follow when it goes on.
+const LONGEST_WAIT: i64 = 15 * 60 * 1000;
+
+/// What a lane knows and decides. Times are unix milliseconds.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) queue: Queue,
+    pub(super) order: Order,
+    pub(super) limit: Limit,
+    pub(super) breaker: Breaker,
+    pub(super) pace: Pace,
+    /// Attempts under way.
+    pub(super) in_flight: usize,
+    /// Deliveries taken in and not yet on their way out, and their bytes.
+    held: usize,
+    held_bytes: usize,
+    held_by: HashMap<Share, usize>,
+    /// The order that is kept. Another one begins when all of the old one is settled.
+    ordering: Ordering,
+    /// Nothing is sent until somebody says so.
+    pub(super) paused: bool,
+    /// Everything is to be dead-lettered.
+    pub(super) disabled: bool,
+    /// The receiver asked for a pause until then.
+    pub(super) paused_until: i64,
+    /// The limiter's next slot, when the last one who asked had to wait.
+    slot: i64,
+    /// Since when every attempt failed.
+    pub(super) failing_since: Option<i64>,
+    pub(super) last_error: Option<String>,
+}
+
+/// What may be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// So many may be in flight.
+    Open(usize),
+    /// Nothing may go before then.
+    Until(i64, Park),
+    /// Nothing may go until something changes.
+    Paused,
+}
+
+/// What a worker does next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Attempt this one; or end it, when nothing is sent any more.
+    Deliver(Box<Delivery>, Option<Begun>),
+    /// Nothing can go before then.
+    Sleep(Duration),
+    /// Nothing is to be done that others do not do already.
+    Stop,
+}
+
+/// What an attempt belongs to; for [`Core::ended`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    limit: u64,
+    breaker: u64,
+}
+
+/// What the end of an attempt changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Ended {
+    /// It is the first success after failures.
+    pub(super) recovered: bool,
+    /// Every attempt has failed since then, this one included.
+    pub(super) failing_since: Option<i64>,
+}
+
+/// What the lane's share of the window is just now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Deliveries.
+    pub(super) share: usize,
+    /// Bytes.
+    pub(super) bytes: usize,
+    /// What one partition may have of it whatever others have; zero when that is not granted now.
+    pub(super) quota: usize,
+    /// A wait this long is too long to be spent in the window when others want the room.
+    pub(super) hold: Duration,
+}
+
+/// What a partition finds when it wants to hand something to the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// There is room.
+    Room,
+    /// There is room, but nothing can be sent within the longest wait that is spent in memory.
+    Blocked,
+    /// Its share of the window is held.
+    Full,
+}
+
+impl Core {
+    /// Nothing is known of the receiver: it begins with one at a time, or with a probe if it was failing.
+    pub(super) fn new(endpoint: &Endpoint, failing_since: Option<i64>, now: i64) -> Self {
+        Self {
+            queue: Queue::default(),
+            order: Order::default(),
+            limit: Limit::new(endpoint.concurrency),
+            breaker: Breaker::new(failing_since.is_some(), now),
+            pace: Pace::default(),
+            in_flight: 0,
+            held: 0,
+            held_bytes: 0,
+            held_by: HashMap::new(),
+            ordering: endpoint.ordering,
+            paused: endpoint.paused,
+            disabled: false,
+            paused_until: 0,
+            slot: 0,
+            failing_since,
+            last_error: None,
+        }
+    }
+
+    /// Deliveries taken in and not yet on their way out.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Counts one in; the first one makes the lane active.
+    pub(super) fn hold(&mut self, partition: Share, bytes: usize) {
+        self.held += 1;
+        self.held_bytes += bytes;
+        *self.held_by.entry(partition).or_default() += 1;
+    }
+
+    /// Counts one out.
+    pub(super) fn release(&mut self, partition: Share, bytes: usize) {
+        self.held -= 1;
+        self.held_bytes -= bytes;
+        if let Some(held) = self.held_by.get_mut(&partition) {
+            *held -= 1;
+            if *held == 0 {
+                self.held_by.remove(&partition);
+            }
+        }
+    }
+
+    /// Is there room for one more of this partition?
+    pub(super) fn standing(
+        &mut self,
+        endpoint: &Endpoint,
+        (partition, own): (Share, bool),
+        bounds: Bounds,
+        now: i64,
+    ) -> Standing {
+        if own && self.ordering != endpoint.ordering {
+            // Another order begins when all of the old one is settled.
+            if self.held > 0 {
+                return Standing::Full;
+            }
+            self.ordering = endpoint.ordering;
+        }
+        let of_partition = self.held_by.get(&partition).copied().unwrap_or(0);
+        let full = self.held >= bounds.share || (self.held > 0 && self.held_bytes >= bounds.bytes);
+        if full && of_partition >= bounds.quota {
+            return Standing::Full;
+        }
+        if self.is_blocked(bounds.hold, now) { Standing::Blocked } else { Standing::Room }
+    }
+
+    /// Does it hold less than half of its share?
+    pub(super) fn has_room(&self, bounds: Bounds) -> bool {
+        self.held < bounds.share.div_ceil(2) && self.held_bytes <= bounds.bytes / 2
+    }
+
+    /// Takes one in, or back, to go when it is due, when it is its turn and when the limits allow.
+    pub(super) fn push(&mut self, delivery: Delivery, now: i64) {
+        if let Some(delivery) = self.order.enter(self.ordering, delivery) {
+            self.queue.push(delivery, now);
+        }
+    }
+
+    /// One that was out of its line is settled: the next one may go.
+    pub(super) fn over(&mut self, line: Line, now: i64) {
+        if let Some(next) = self.order.over(line) {
+            self.queue.push(next, now);
+        }
+    }
+
+    /// What a worker does next. `admit` takes a place of the rate, or tells how long until there is one.
+    pub(super) fn next(
+        &mut self,
+        endpoint: &Endpoint,
+        admit: impl FnOnce() -> Result<(), Duration>,
+        now: i64,
+    ) -> Next {
+        self.queue.promote(now);
+        if self.queue.ready() == 0 {
+            let wait = self.queue.next_due().map(|due| Duration::from_millis(due.abs_diff(now)));
+            return wait.map_or(Next::Stop, Next::Sleep);
+        }
+        let sends = !self.disabled && endpoint.enabled;
+        if sends {
+            match self.gate(now) {
+                Gate::Paused => return Next::Stop,
+                Gate::Until(until, _) => return Next::Sleep(Duration::from_millis(until.abs_diff(now))),
+                Gate::Open(at_once) if self.in_flight >= at_once => return Next::Stop,
+                Gate::Open(_) => {}
+            }
+            if let Err(wait) = admit() {
+                self.slot = now.saturating_add(millis(wait));
+                self.queue.first_mut().into_iter().for_each(|first| first.throttled = true);
+                return Next::Sleep(wait);
+            }
+        }
+        let Some(delivery) = self.queue.pop() else { return Next::Stop };
+        self.in_flight += 1;
+        let begun = sends.then(|| Begun {
+            limit: self.limit.begins(self.in_flight),
+            breaker: self.breaker.begins(now, endpoint.timeout),
+        });
+        Next::Deliver(Box::new(delivery), begun)
+    }
+
+    /// An attempt has ended, as judged.
+    pub(super) fn ended(
+        &mut self,
+        begun: Begun,
+        (attempt, outcome): (&Attempt, &Outcome),
+        endpoint: &Endpoint,
+        now: i64,
+    ) -> Ended {
+        if let Outcome::Retry { after, pause_lane: true, .. } = outcome {
+            self.paused_until = self.paused_until.max(now.saturating_add(millis(*after)));
+        }
+        self.limit.ended(begun.limit, signal(attempt));
+        let Some(ok) = is_success(outcome) else {
+            self.breaker.abandoned(begun.breaker);
+            return Ended::default();
+        };
+        if self.breaker.ended(begun.breaker, ok, &endpoint.breaker, now) {
+            // From a probe to full speed by a ramp.
+            self.limit.start_over();
+        }
+        if ok {
+            self.pace.arrived(attempt.duration, now);
+            return Ended { recovered: self.failing_since.take().is_some(), failing_since: None };
+        }
+        self.last_error = Some(describe(attempt));
+        Ended { recovered: false, failing_since: Some(*self.failing_since.get_or_insert(now)) }
+    }
+
+    /// An attempt was given up, or none was made.
+    pub(super) fn abandoned(&mut self, begun: Begun) {
+        self.breaker.abandoned(begun.breaker);
+    }
+
+    /// Gives a delivery that is to be parked its due time; says why it is parked. `jitter` is from 0 to 1.
+    pub(super) fn park(
+        &mut self,
+        delivery: &mut Delivery,
+        endpoint: &Endpoint,
+        jitter: f64,
+        now: i64,
+    ) -> Park {
+        let doubled = FIRST_WAIT.saturating_mul(1 << delivery.parks.min(20)).min(LONGEST_WAIT);
+        let spacing = self.pace.spacing(endpoint.rate, self.limit.expected());
+        let (from, why) = match self.gate(now) {
+            Gate::Paused => (now + doubled, Park::Paused),
+            Gate::Until(until, Park::Breaker) => {
+                // A dead endpoint's backlog must not circulate faster than its schedule.
+                (until.max(now + self.step(delivery, endpoint, doubled, jitter)), Park::Breaker)
+            }
+            Gate::Until(until, why) => (until, why),
+            Gate::Open(_) if endpoint.rate.is_some() => (now, Park::Throttled),
+            Gate::Open(_) if spacing.is_none() => (now + doubled, Park::Full),
+            Gate::Open(_) => (now, Park::Full),
+        };
+        let slot = match why {
+            // Nobody knows yet how fast it will go on.
+            Park::Paused | Park::Breaker => from,
+            Park::Throttled | Park::Full | Park::Shutdown | Park::UnknownEndpoint => {
+                spacing.map_or(from, |spacing| self.pace.reserve(from, self.held, spacing))
+            }
+        };
+        delivery.due = slot.max(delivery.due);
+        let reserved = spacing.is_some() && !matches!(why, Park::Paused | Park::Breaker);
+        delivery.parks = delivery.parks.saturating_add(u32::from(!reserved));
+        why
+    }
+
+    /// The schedule's next step for one that is parked because its endpoint does not work: further with each park.
+    fn step(&self, delivery: &Delivery, endpoint: &Endpoint, doubled: i64, jitter: f64) -> i64 {
+        let made = delivery.attempts.saturating_sub(delivery.uncharged).saturating_add(delivery.parks);
+        let schedule = &endpoint.retry.schedule;
+        let step = schedule.get(made as usize).or(schedule.last());
+        step.map_or(doubled, |step| millis(step.mul_f64(1.0 + endpoint.retry.jitter * jitter)))
+    }
+
+    /// Can nothing be sent within that time?
+    pub(super) fn is_blocked(&self, within: Duration, now: i64) -> bool {
+        let too_late = now.saturating_add(millis(within));
+        match self.gate(now) {
+            Gate::Paused => true,
+            Gate::Until(until, _) => until > too_late,
+            Gate::Open(_) => self.slot > too_late,
+        }
+    }
+
+    /// Would nothing be forgotten if the lane were taken down?
+    pub(super) fn is_quiet(&self, now: i64) -> bool {
+        self.held == 0
+            && self.order.is_empty()
+            && self.breaker.is_quiet()
+            && self.paused_until <= now
+            && self.pace.cursor(now).is_none()
+    }
+
+    /// It is another receiver now, or it was told to begin anew: what was learnt means nothing any more.
+    pub(super) fn start_over(&mut self, now: i64) {
+        self.limit.start_over();
+        self.breaker = Breaker::new(false, now);
+        self.pace.start_over();
+        (self.paused_until, self.slot, self.failing_since, self.last_error) = (0, 0, None, None);
+    }
+
+    fn gate(&self, now: i64) -> Gate {
+        if self.paused {
+            return Gate::Paused;
+        }
+        let at_once = match self.breaker.gate(now) {
+            breaker::Gate::Closed => self.limit.current(),
+            breaker::Gate::Probe => 1,
+            breaker::Gate::Shut(until) => return Gate::Until(until.max(self.paused_until), Park::Breaker),
+        };
+        if self.paused_until > now {
+            Gate::Until(self.paused_until, Park::Throttled)
+        } else {
+            Gate::Open(at_once)
+        }
+    }
+}
+
+/// What the result says about the receiver's capacity.
+fn signal(attempt: &Attempt) -> Signal {
+    use AttemptResult::{Blocked, Connect, Dns, Reset, Status, Timeout, Tls};
+    match attempt.result {
+        Status(200..=299) => Signal::Success(attempt.duration),
+        Status(429 | 503) | Timeout | Connect | Reset | Tls | Dns => Signal::Overload,
+        Status(_) | Blocked => Signal::Neutral,
+    }
+}
+
+/// What the outcome says about the endpoint's health; nothing when the receiver only asked for a pause, or is gone.
+fn is_success(outcome: &Outcome) -> Option<bool> {
+    use crate::pipeline::outcome::Reason;
+    match outcome {
+        Outcome::Delivered => Some(true),
+        Outcome::Retry { charged: false, .. } => None,
+        Outcome::Retry { .. } => Some(false),
+        // It answers, and means it.
+        Outcome::Dead { reason: Reason::Rejected } => Some(true),
+        Outcome::Dead { reason: Reason::Exhausted | Reason::Expired } => Some(false),
+        Outcome::Dead { .. } => None,
+    }
+}
+
+fn describe(attempt: &Attempt) -> String {
+    use AttemptResult::{Blocked, Connect, Dns, Reset, Status, Timeout, Tls};
+    let what = match attempt.result {
+        Status(status) => status.to_string(),
+        Timeout => "timeout".to_owned(),
+        Connect => "connect".to_owned(),
+        Tls => "tls".to_owned(),
+        Dns => "dns".to_owned(),
+        Reset => "reset".to_owned(),
+        Blocked => "blocked".to_owned(),
+    };
+    if attempt.detail.is_empty() { what } else { format!("{what}: {}", attempt.detail) }
+}

@@ -1,0 +1,167 @@
+//! What one lane holds and is not under way: who goes next, what waits until when, what is parked first. Pure.
+//!
+//! Among classes (priority, and whether it is a retry) turns are shared by weight; within a class what came back from
+//! a wait goes first, the longest due before the others, and fresh events after it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::pipeline::{delivery::Delivery, turns::Turns, window::Share};
+
+/// Priority × (fresh, retry).
+const CLASSES: usize = Turns::CLASSES;
+
+/// The queue of a lane.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    classes: [Class; CLASSES],
+    turns: Turns,
+    /// What is not due yet, by due time and order of arrival.
+    waiting: BTreeMap<(i64, u64), Delivery>,
+    arrivals: u64,
+    ready: usize,
+}
+
+#[derive(Debug, Default)]
+struct Class {
+    /// Back from a retry tier or a wait in memory, by due time and order of arrival.
+    returned: BTreeMap<(i64, u64), Delivery>,
+    /// In the order they were read.
+    fresh: VecDeque<Delivery>,
+}
+
+impl Queue {
+    /// Takes one in, to wait or to go.
+    pub(super) fn push(&mut self, delivery: Delivery, now: i64) {
+        if delivery.due > now {
+            let key = self.key(&delivery);
+            self.waiting.insert(key, delivery);
+        } else {
+            self.line_up(delivery);
+        }
+    }
+
+    /// Lines up what has become due.
+    pub(super) fn promote(&mut self, now: i64) {
+        while let Some(entry) = self.waiting.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let due = entry.remove();
+            self.line_up(due);
+        }
+    }
+
+    /// The one whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<Delivery> {
+        let class = self.turns.next(|class| !self.classes[class].is_empty())?;
+        self.ready -= 1;
+        self.classes[class].pop()
+    }
+
+    /// Any of those that may go; to mark that they had to wait.
+    pub(super) fn first_mut(&mut self) -> Option<&mut Delivery> {
+        self.classes.iter_mut().find_map(Class::first_mut)
+    }
+
+    /// When the next of those that wait is due.
+    pub(super) fn next_due(&self) -> Option<i64> {
+        self.waiting.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// How many may go.
+    pub(super) fn ready(&self) -> usize {
+        self.ready
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Is nothing here?
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready == 0 && self.waiting.is_empty()
+    }
+
+    /// Takes out so many to be parked: of the lowest class the oldest fresh ones first, then what is due last, then
+    /// what waits longest. Whoever came back for its slot would otherwise be written again and again.
+    pub(super) fn shed(&mut self, count: usize) -> Vec<Delivery> {
+        let mut shed = Vec::new();
+        let fresh = self.classes.iter_mut().rev().map(|class| &mut class.fresh);
+        for queue in fresh {
+            let some = queue.len().min(count - shed.len());
+            shed.extend(queue.drain(..some));
+        }
+        for class in self.classes.iter_mut().rev() {
+            while shed.len() < count
+                && let Some((_, delivery)) = class.returned.pop_last()
+            {
+                shed.push(delivery);
+            }
+        }
+        self.ready -= shed.len();
+        while shed.len() < count
+            && let Some((_, delivery)) = self.waiting.pop_last()
+        {
+            shed.push(delivery);
+        }
+        shed
+    }
+
+    /// Takes out what came from one life of a partition.
+    pub(super) fn take_back(&mut self, partition: Share) -> Vec<Delivery> {
+        self.take_if(|delivery| delivery.ticket.partition().epoch == partition)
+    }
+
+    /// Takes out whatever is chosen.
+    pub(super) fn take_if(&mut self, mut chosen: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        for Class { returned, fresh } in &mut self.classes {
+            taken.extend(
+                returned.extract_if(.., |_, delivery| chosen(delivery)).map(|(_, delivery)| delivery),
+            );
+            let (own, others): (Vec<_>, _) = std::mem::take(fresh).into_iter().partition(&mut chosen);
+            *fresh = others.into();
+            taken.extend(own);
+        }
+        self.ready -= taken.len();
+        taken.extend(
+            self.waiting.extract_if(.., |_, delivery| chosen(delivery)).map(|(_, delivery)| delivery),
+        );
+        taken
+    }
+
+    fn line_up(&mut self, delivery: Delivery) {
+        self.ready += 1;
+        let returned = delivery.attempts > 0 || delivery.ticket.partition().tier.is_some();
+        let class = Turns::class(delivery.priority, delivery.attempts > 0);
+        if returned {
+            let key = self.key(&delivery);
+            self.classes[class].returned.insert(key, delivery);
+        } else {
+            self.classes[class].fresh.push_back(delivery);
+        }
+    }
+
+    fn key(&mut self, delivery: &Delivery) -> (i64, u64) {
+        self.arrivals += 1;
+        (delivery.due, self.arrivals)
+    }
+}
+
+impl Class {
+    fn is_empty(&self) -> bool {
+        self.returned.is_empty() && self.fresh.is_empty()
+    }
+
+    fn pop(&mut self) -> Option<Delivery> {
+        self.returned.pop_first().map(|(_, delivery)| delivery).or_else(|| self.fresh.pop_front())
+    }
+
+    fn first_mut(&mut self) -> Option<&mut Delivery> {
+        self.returned
+            .first_entry()
+            .map(std::collections::btree_map::OccupiedEntry::into_mut)
+            .or(self.fresh.front_mut())
+    }
+}
