@@ -75,6 +75,7 @@ fn decoder() -> Decoder {
         id: vec![IdSource::CloudEvents],
         namespace: None,
         tenant: vec![FactSource::Header("tenant".into())],
+        priority: vec![FactSource::Header("priority".into())],
     };
     Decoder::new(&events, "prod".into())
 }
@@ -134,5 +135,6 @@ fn endpoint(n: usize, tenant: &str) -> Arc<Endpoint> {
             open_for: Duration::from_secs(30),
             max_open: Duration::from_secs(600),
         },
+        disable_after: None,
     })
 }

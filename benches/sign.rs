@@ -86,5 +86,6 @@ fn endpoint(signature: Signature, keys: Vec<SigningKey>) -> Endpoint {
             open_for: Duration::from_secs(30),
             max_open: Duration::from_secs(600),
         },
+        disable_after: None,
     }
 }

@@ -50,6 +50,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::config::settings::Priority;
+
 pub mod assignment;
 pub mod commit;
 pub mod decode;
@@ -132,4 +134,6 @@ pub struct Event {
     pub event_type: Arc<str>,
     /// The tenant, if any.
     pub tenant: Option<Arc<str>>,
+    /// The priority it asks for itself, if it does.
+    pub priority: Option<Priority>,
 }

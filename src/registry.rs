@@ -185,6 +185,7 @@ pub(crate) mod tests {
                 open_for: Duration::from_secs(30),
                 max_open: Duration::from_secs(600),
             },
+            disable_after: None,
         }
     }
 
@@ -200,6 +201,7 @@ pub(crate) mod tests {
             id: "msg_1".into(),
             event_type: event_type.into(),
             tenant: tenant.map(Into::into),
+            priority: None,
         }
     }
 

@@ -139,6 +139,7 @@ mod tests {
             id: "msg_1".into(),
             event_type: event_type.into(),
             tenant: None,
+            priority: None,
         }
     }
 

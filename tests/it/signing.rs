@@ -55,6 +55,7 @@ fn endpoint(signature: Signature, keys: Vec<SigningKey>) -> Endpoint {
             open_for: Duration::from_secs(30),
             max_open: Duration::from_secs(600),
         },
+        disable_after: None,
     }
 }
 
@@ -227,6 +228,7 @@ async fn send(client: &Client, url: &str, endpoint: &Endpoint, body: &[u8], stat
         id: "msg_1".into(),
         event_type: "order.created".into(),
         tenant: None,
+        priority: None,
     };
     let mut headers = Template::new(endpoint).unwrap().headers(&event, 1);
     let body = event.value.unwrap();
