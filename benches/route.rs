@@ -75,6 +75,7 @@ fn decoder() -> Decoder {
         id: vec![IdSource::CloudEvents],
         namespace: None,
         tenant: vec![FactSource::Header("tenant".into())],
+        priority: vec![FactSource::Header("priority".into())],
     };
     Decoder::new(&events, "prod".into())
 }
@@ -128,12 +129,12 @@ fn endpoint(n: usize, tenant: &str) -> Arc<Endpoint> {
             max_pause: Duration::from_secs(3_600),
             dead_on: Vec::new(),
         },
-        disable_after: None,
         breaker: Breaker {
             failures: 0.5,
             minimum: 20,
             open_for: Duration::from_secs(30),
             max_open: Duration::from_secs(600),
         },
+        disable_after: None,
     })
 }

@@ -80,12 +80,12 @@ fn endpoint(signature: Signature, keys: Vec<SigningKey>) -> Endpoint {
             max_pause: Duration::from_secs(3600),
             dead_on: Vec::new(),
         },
-        disable_after: None,
         breaker: Breaker {
             failures: 0.5,
             minimum: 20,
             open_for: Duration::from_secs(30),
             max_open: Duration::from_secs(600),
         },
+        disable_after: None,
     }
 }

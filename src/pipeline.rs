@@ -50,6 +50,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::config::settings::Priority;
+
 pub mod assignment;
 pub mod commit;
 pub mod decode;
@@ -134,6 +136,6 @@ pub struct Event {
     pub event_type: Arc<str>,
     /// The tenant, if any.
     pub tenant: Option<Arc<str>>,
-    /// Its own priority, if it names one.
-    pub priority: Option<crate::config::settings::Priority>,
+    /// The priority it asks for itself, if it does.
+    pub priority: Option<Priority>,
 }

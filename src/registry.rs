@@ -179,13 +179,13 @@ pub(crate) mod tests {
                 max_pause: Duration::from_secs(1),
                 dead_on: Vec::new(),
             },
-            disable_after: None,
             breaker: settings::Breaker {
                 failures: 0.5,
                 minimum: 20,
                 open_for: Duration::from_secs(30),
                 max_open: Duration::from_secs(600),
             },
+            disable_after: None,
         }
     }
 

@@ -231,6 +231,7 @@ mod tests {
                 id: vec![IdSource::CloudEvents],
                 namespace: namespace.map(Into::into),
                 tenant: vec![FactSource::Header("tenant".into())],
+                priority: vec![FactSource::Header("priority".into())],
             },
             limits: settings::Limits {
                 in_flight: 1,

@@ -120,6 +120,7 @@ fn events(written: &file::Events, report: &mut Report) -> Events {
         },
         namespace: written.namespace.set().map(|w| w.value.value.clone()).filter(|name| !name.is_empty()),
         tenant: facts(&written.tenant, &[header("tenant")], report),
+        priority: facts(&written.priority, &[header("priority")], report),
     }
 }
 

@@ -94,6 +94,8 @@ pub(super) struct Events {
     pub(super) namespace: Key<Text>,
     /// `tenant`: where its tenant stands.
     pub(super) tenant: Key<List<Text>>,
+    /// `priority`: where its priority stands.
+    pub(super) priority: Key<List<Text>>,
 }
 
 /// `[limits]`
@@ -224,6 +226,7 @@ impl Events {
             id: t.key("id", texts),
             namespace: t.key("namespace", |v| v.text()),
             tenant: t.key("tenant", texts),
+            priority: t.key("priority", texts),
         }
     }
 }

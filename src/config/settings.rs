@@ -140,6 +140,8 @@ pub struct Events {
     pub namespace: Option<String>,
     /// Sources of the tenant.
     pub tenant: Vec<FactSource>,
+    /// Sources of the priority.
+    pub priority: Vec<FactSource>,
 }
 
 /// Where a fact of an event stands.
@@ -262,7 +264,7 @@ pub struct Endpoint {
     pub retry: Retry,
     /// Circuit breaker.
     pub breaker: Breaker,
-    /// Failing this long without one success disables it; `None`: never.
+    /// Disabled when every attempt has failed for so long; `None`: never.
     pub disable_after: Option<Duration>,
 }
 
@@ -324,6 +326,11 @@ pub enum Priority {
     Normal,
     /// Last.
     Low,
+}
+
+impl Priority {
+    /// The words that configurations and events say it with.
+    pub const WORDS: [(&str, Self); 3] = [("high", Self::High), ("normal", Self::Normal), ("low", Self::Low)];
 }
 
 /// Retry policy of an endpoint.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Event, Headers, Record};
 use crate::{
-    config::settings::{Events, FactSource, IdSource},
+    config::settings::{Events, FactSource, IdSource, Priority},
     kafka::headers::{self, Envelope},
 };
 
@@ -24,6 +24,7 @@ use pointers::Pointers;
 pub struct Decoder {
     event_type: Vec<Source>,
     tenant: Vec<Source>,
+    priority: Vec<Source>,
     id: Vec<OwnId>,
     pointers: Pointers,
     namespace: Arc<str>,
@@ -49,6 +50,7 @@ impl Decoder {
         let mut pointers = Pointers::default();
         let mut sources = |list: &[FactSource]| list.iter().map(|s| source(s, &mut pointers)).collect();
         let (event_type, tenant) = (sources(&events.event_type), sources(&events.tenant));
+        let priority = sources(&events.priority);
         let own_id = |from: &IdSource| match from {
             IdSource::CloudEvents => {
                 OwnId::CloudEvents { source: pointers.add("/source"), id: pointers.add("/id") }
@@ -56,7 +58,7 @@ impl Decoder {
             IdSource::Fact(fact) => OwnId::Fact(source(fact, &mut pointers)),
         };
         let id = events.id.iter().map(own_id).collect();
-        Self { event_type, tenant, id, pointers, namespace }
+        Self { event_type, tenant, priority, id, pointers, namespace }
     }
 
     /// The event of a record of a source topic. Its `arauto-*` headers mean nothing there (anyone can write
@@ -66,6 +68,7 @@ impl Decoder {
         let mut facts = Facts::of(self, &record.headers, record.value.as_ref());
         let event_type = facts.first(&self.event_type).unwrap_or_else(|| Arc::clone(&record.topic));
         let tenant = facts.first(&self.tenant);
+        let priority = facts.priority();
         let id = facts.own_id().unwrap_or_else(|| {
             id::of_coordinates(
                 &self.namespace,
@@ -86,7 +89,7 @@ impl Decoder {
             id,
             event_type,
             tenant,
-            priority: None,
+            priority,
         }
     }
 
@@ -96,6 +99,7 @@ impl Decoder {
         let mut facts = Facts::of(self, &original, value.as_ref());
         let event_type = facts.first(&self.event_type).unwrap_or_else(|| Arc::clone(&envelope.source_topic));
         let tenant = facts.first(&self.tenant);
+        let priority = facts.priority();
         Event {
             topic: Arc::clone(&envelope.source_topic),
             partition: envelope.source_partition,
@@ -107,7 +111,7 @@ impl Decoder {
             id: Arc::clone(&envelope.id),
             event_type,
             tenant,
-            priority: None,
+            priority,
         }
     }
 
@@ -146,6 +150,13 @@ impl<'a> Facts<'a> {
             Source::Header(name) => self.header(name).map(Cow::Borrowed),
             Source::Json(slot) => self.json(*slot),
         }
+    }
+
+    /// The first source that has anything decides; what is none of the words asks for nothing.
+    fn priority(&mut self) -> Option<Priority> {
+        let decoder = self.decoder;
+        let asked = decoder.priority.iter().find_map(|source| self.get(source))?;
+        Priority::WORDS.into_iter().find(|(word, _)| asked.eq_ignore_ascii_case(word)).map(|(_, one)| one)
     }
 
     /// Empty counts as not there: as an id it would make all events one, as a type or tenant it names nothing.
@@ -203,7 +214,8 @@ mod tests {
     fn decoder(id: Vec<IdSource>) -> Decoder {
         let event_type = vec![header("ce_type"), json("/type")];
         let tenant = vec![header("tenant"), json("/account/id")];
-        Decoder::new(&Events { event_type, id, namespace: None, tenant }, "prod".into())
+        let priority = vec![header("priority"), json("/priority")];
+        Decoder::new(&Events { event_type, id, namespace: None, tenant, priority }, "prod".into())
     }
 
     fn record(headers: &[(&str, Option<&str>)], value: Option<&[u8]>) -> Record {
@@ -239,6 +251,24 @@ mod tests {
         check(&[], Some(br#"{"type": true, "account": {"id": -1.50}}"#), ("true", Some("-1.50")));
         check(&[], Some(b"{\"type\": \"x\"} junk"), ("pagamentos.v2", None));
         check(&[], Some(b"\xff\x00"), ("pagamentos.v2", None));
+    }
+
+    #[test]
+    fn priority_is_one_of_the_words_or_nothing() {
+        let check = |headers: &[(&str, Option<&str>)], value: &[u8], expected: Option<Priority>| {
+            let event = decoder(Vec::new()).decode(record(headers, Some(value)));
+            assert_eq!(event.priority, expected, "{headers:?} {value:?}");
+        };
+        let low = br#"{"priority": "low"}"#;
+        check(&[], b"", None);
+        check(&[], br#"{"priority": 1}"#, None);
+        check(&[], low, Some(Priority::Low));
+        check(&[("priority", Some("HIGH"))], low, Some(Priority::High));
+        check(&[("Priority", Some("normal"))], low, Some(Priority::Normal));
+        check(&[("priority", Some("urgent"))], low, None);
+        check(&[("priority", Some(" high"))], low, None);
+        check(&[("priority", Some(""))], low, Some(Priority::Low));
+        check(&[("priority", None)], low, Some(Priority::Low));
     }
 
     #[test]
@@ -288,7 +318,8 @@ mod tests {
     fn a_carried_event_is_the_event() {
         let decoder = decoder(vec![IdSource::CloudEvents]);
         let body: &[u8] = br#"{"type": "paid", "account": {"id": "acme"}}"#;
-        let event = decoder.decode(record(&[("b", Some("1"))], Some(body)));
+        let event = decoder.decode(record(&[("b", Some("1")), ("priority", Some("low"))], Some(body)));
+        assert_eq!(event.priority, Some(Priority::Low));
         let envelope = Envelope::new(&event, "crm".into(), crate::pipeline::outcome::Reason::Status, 5, 6);
         let restored = decoder.restore(&envelope, event.headers.clone(), event.value.clone());
         assert_eq!(format!("{restored:?}"), format!("{event:?}"));

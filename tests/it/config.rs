@@ -91,6 +91,7 @@ fn what_depends_on_other_keys() {
         [defaults]\nordering = \"key\"\nsignature = \"none\"\nrate = \"100/m\"\nqueue = \"own\"
         [[endpoints]]\nid = \"a\"\nurl = \"https://a.example\"\ntimeout = \"90s\"\ntopics = [\"^shop-x.*\", \"shop-y\"]
         [[endpoints]]\nid = \"b\"\nurl = \"http://[::1]:8080/\"\nordering = \"none\"\nqueue = \"shared\"\nrate = \"unlimited\"
+disable_after = \"never\"
         retry = {{ schedule = [], dead_on = [\"4xx\"] }}\nheaders = {{ X-Two = \"2\", A-One = \"1\" }}"
     ));
     assert_eq!(settings.topics.prefix, "shop");
@@ -109,6 +110,7 @@ fn what_depends_on_other_keys() {
     assert_eq!((a.queue, a.ordering, a.burst), (Queue::Own, Ordering::Key, 1));
     assert_eq!(a.retry.schedule, [5, 30, 300].map(Duration::from_secs));
     assert_eq!((b.queue, b.ordering, b.rate, b.burst), (Queue::Shared, Ordering::None, None, 1));
+    assert_eq!((a.disable_after, b.disable_after), (Some(Duration::from_secs(432_000)), None));
     assert_eq!((b.retry.schedule.len(), &b.retry.dead_on[..]), (0, &[(400, 499)][..]));
     assert_eq!(b.headers.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["x-two", "a-one"]);
 }

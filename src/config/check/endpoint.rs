@@ -10,7 +10,7 @@ use super::{
         settings::{Endpoint, Ordering, Priority, Signature, TopicSelector},
         written::Key,
     },
-    count, header, keys, policy, seconds, topic,
+    count, days, header, keys, policy, seconds, topic,
 };
 
 /// What an endpoint is checked against.
@@ -65,7 +65,10 @@ pub(super) fn endpoint(written: &Written, context: &Context<'_>, report: &mut Re
         priority: own.priority.over(&defaults.priority).or(Priority::Normal),
         retry,
         breaker,
-        disable_after: Some(std::time::Duration::from_secs(432000)),
+<<<<<<< HEAD
+=======
+        disable_after: own.disable_after.over(&defaults.disable_after).or(Some(days(5))),
+>>>>>>> switches
     })
 }
 

@@ -75,7 +75,9 @@ pub(super) fn breaker(own: &WrittenBreaker, defaults: &WrittenBreaker, report: &
     let (open_for, max_open) = (own.open_for.over(&defaults.open_for), own.max_open.over(&defaults.max_open));
     let first: Duration = open_for.or(seconds(30));
     let longest = max_open.or(minutes(10).max(first));
-    if let Some(written) = max_open.set().filter(|_| longest < first) {
+    // An endpoint's own key is to blame, if there is one, not the defaults that are right without it.
+    let to_blame = [&own.max_open, &own.open_for, &max_open].into_iter().find_map(|key| key.set());
+    if let Some(written) = to_blame.filter(|_| longest < first) {
         let message = format!("max_open is {}, below open_for, {}", tier_name(longest), tier_name(first));
         report.add(written.place, message, "write the longest pause, not below the first");
     }

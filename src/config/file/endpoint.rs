@@ -62,6 +62,8 @@ pub(in crate::config) struct Policy {
     pub(in crate::config) retry: Retry,
     /// `[….breaker]`
     pub(in crate::config) breaker: Breaker,
+    /// `disable_after`: how long every attempt must have failed; `None` inside: never.
+    pub(in crate::config) disable_after: Key<Option<Duration>>,
 }
 
 /// `[….retry]`
@@ -138,11 +140,10 @@ impl Policy {
                     ("none", Signature::None),
                 ])
             }),
-            priority: t.key("priority", |v| {
-                v.word(&[("high", Priority::High), ("normal", Priority::Normal), ("low", Priority::Low)])
-            }),
+            priority: t.key("priority", |v| v.word(&Priority::WORDS)),
             retry: t.section("retry", retry, Retry::read),
             breaker: t.section("breaker", breaker, Breaker::read),
+            disable_after: t.key("disable_after", |v| v.duration_or_never(MOMENT..=LONG)),
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::config::{
     written::{List, Text, Written},
 };
 
+const DURATION: &str = "a duration such as \"250ms\", \"5s\", \"10m\", \"2h\" or \"3d\"";
+const OR_NEVER: &str = ", or \"never\"";
+
 /// One value being read.
 pub(in crate::config) struct Value<'v, 'e> {
     pub(super) node: &'v DeValue<'v>,
@@ -92,15 +95,36 @@ impl<'v, 'e> Value<'v, 'e> {
 
     /// A duration.
     pub(in crate::config) fn duration(mut self, range: RangeInclusive<Duration>) -> Option<Duration> {
-        const WANTED: &str = "a duration such as \"250ms\", \"5s\", \"10m\", \"2h\" or \"3d\"";
-        let text = self.sibling().string(WANTED)?;
+        let text = self.sibling().string(DURATION)?;
+        self.duration_of(&text, &range, "")
+    }
+
+    /// A duration; `None` inside: never.
+    pub(in crate::config) fn duration_or_never(
+        mut self,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Option<Duration>> {
+        let text = self.sibling().string(&format!("{DURATION}{OR_NEVER}"))?;
+        match &*text.value {
+            "never" => Some(None),
+            _ => self.duration_of(&text, &range, OR_NEVER).map(Some),
+        }
+    }
+
+    fn duration_of(
+        &mut self,
+        text: &Text,
+        range: &RangeInclusive<Duration>,
+        or_else: &str,
+    ) -> Option<Duration> {
         match value::parse_duration(&text.value) {
             Ok(duration) if range.contains(&duration) => Some(duration),
             Ok(_) => {
                 let (from, to) = (tier_name(*range.start()), tier_name(*range.end()));
-                self.refuse(&format!("is {text}"), &format!("a duration from \"{from}\" to \"{to}\""))
+                let wanted = format!("a duration from \"{from}\" to \"{to}\"{or_else}");
+                self.refuse(&format!("is {text}"), &wanted)
             }
-            Err(wrong) => self.refuse(&format!("is {text}, which {wrong}"), WANTED),
+            Err(wrong) => self.refuse(&format!("is {text}, which {wrong}"), &format!("{DURATION}{or_else}")),
         }
     }
 

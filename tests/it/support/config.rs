@@ -33,6 +33,8 @@ impl Config {
             .set("security.allow", vec!["127.0.0.0/8"])
             .set("admin.listen", "127.0.0.1:0")
             .set("log.format", "json")
+            // A receiver that fails on purpose would soon get nothing more; who wants to see that, sets it.
+            .set("defaults.breaker.minimum", 1_000_000)
     }
 
     /// Sets a key, written with dots: `limits.hold`.
