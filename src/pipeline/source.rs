@@ -17,10 +17,10 @@ use super::{
     outcome::Reason,
     route::may_have,
     ticket::Partition,
-    window::Place,
+    window::{Class, Place},
 };
 use crate::{
-    config::settings::Endpoint,
+    config::settings::{Endpoint, Priority},
     kafka::{
         consumer::{Next, Queue},
         headers::Envelope,
@@ -133,14 +133,16 @@ impl Source {
             matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()).collect();
         let opened = self.open(event, (offset, timestamp), bytes, &hashes);
         for (slot, endpoint) in matches.iter().enumerate() {
-            let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id)).await;
+            let class = Class::new(endpoint.priority, false);
+            let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id), class).await;
             self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Source);
             self.hand(delivery).await;
         }
         for (slot, hash) in gone.into_iter().enumerate() {
             let name: Arc<str> = hash_name(hash).into();
             self.shared.metrics.endpoint(&name).opened(Origin::Source);
-            let delivery = self.delivery(&opened, matches.len() + slot, name).await;
+            let class = Class::new(Priority::Normal, false);
+            let delivery = self.delivery(&opened, matches.len() + slot, name, class).await;
             self.shared.settler.unknown(delivery);
         }
         self.matches = matches;
@@ -187,7 +189,9 @@ impl Source {
         );
         let opened = self.open(event, (record.offset, record.timestamp), bytes, &[hash]);
         let name = endpoint.as_ref().map_or_else(|| Arc::clone(&envelope.endpoint), |e| Arc::clone(&e.id));
-        let delivery = self.delivery(&opened, 0, name).await.with(&envelope);
+        let priority = endpoint.as_ref().map_or(Priority::Normal, |endpoint| endpoint.priority);
+        let class = Class::new(priority, envelope.attempts > 0);
+        let delivery = self.delivery(&opened, 0, name, class).await.with(&envelope);
         self.go_on(endpoint.as_ref(), delivery, envelope.reason).await;
     }
 
@@ -281,8 +285,8 @@ impl Source {
         Opened { held: Arc::new(Held { event, bytes }), sequence }
     }
 
-    async fn delivery(&self, opened: &Opened, slot: usize, endpoint: Arc<str>) -> Delivery {
-        let place = self.shared.window.place(self.life.epoch).await;
+    async fn delivery(&self, opened: &Opened, slot: usize, endpoint: Arc<str>, class: Class) -> Delivery {
+        let place = self.shared.window.place(self.life.epoch, class).await;
         let ticket = self.life.ticket(Ledger::place(opened.sequence, slot));
         Delivery::first(Arc::clone(&opened.held), endpoint, ticket, place)
     }

@@ -1,17 +1,19 @@
 //! What memory is bounded by: places for deliveries and bytes for events, over the whole process.
 //!
-//! Work-conserving and fair: whoever asks gets a place while there is one; when there is none, what becomes free goes
-//! to the waiting partition that holds least. Settling never asks for a place, so a full window always drains.
+//! Work-conserving and fair: whoever asks gets while there is room and nobody waits; when there is none, what becomes
+//! free goes to the more urgent classes more often, and within one to the waiting partition that holds least (the
+//! rules are in `pool.rs`). Settling never asks for a place, so a full window always drains.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::sync::oneshot;
+mod class;
+mod pool;
+
+pub use class::Class;
+use pool::{Ask, InLine, Pool};
 
 /// Whoever shares the window: a number per assigned partition.
 pub type Share = u64;
@@ -32,28 +34,30 @@ impl Window {
     }
 
     /// A place for one delivery; waits while there is none. Cancel-safe.
-    pub async fn place(self: &Arc<Self>, share: Share) -> Place {
-        self.take(Kind::Delivery, share, 1).await
+    pub async fn place(self: &Arc<Self>, share: Share, class: Class) -> Place {
+        self.take(Kind::Delivery, Ask { share, class, amount: 1 }).await
     }
 
     /// Room for an event's bytes; one larger than the whole window is admitted alone. Cancel-safe.
+    ///
+    /// All events are of one class: whom one is for is known only when it has been read.
     pub async fn bytes(self: &Arc<Self>, share: Share, bytes: usize) -> Place {
-        self.take(Kind::Bytes, share, bytes).await
+        self.take(Kind::Bytes, Ask { share, class: Class::Normal, amount: bytes.max(1) }).await
     }
 
     /// Deliveries held now.
     pub fn in_flight(&self) -> usize {
-        self.places.lock().used
+        self.places.used()
     }
 
     /// Bytes held now.
     pub fn in_flight_bytes(&self) -> usize {
-        self.bytes.lock().used
+        self.bytes.used()
     }
 
     /// Most deliveries held.
     pub fn limit(&self) -> usize {
-        self.places.limit
+        self.places.limit()
     }
 
     /// Most bytes held.
@@ -63,13 +67,13 @@ impl Window {
 
     /// The used share of whichever is scarcer, 0 to 1 (above 1 while one oversized event is in).
     pub fn used_ratio(&self) -> f64 {
-        let ratio = |pool: &Pool| pool.lock().used as f64 / pool.limit as f64;
+        let ratio = |pool: &Pool| pool.used() as f64 / pool.limit() as f64;
         ratio(&self.places).max(ratio(&self.bytes))
     }
 
     /// May one more delivery wait in memory? Together they never hold more than half of the window.
     pub fn may_wait(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) < self.places.limit / 2
+        self.waiting.load(Ordering::Relaxed) < self.places.limit() / 2
     }
 
     /// A delivery begins to wait in memory until it is due.
@@ -82,17 +86,13 @@ impl Window {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    async fn take(self: &Arc<Self>, kind: Kind, share: Share, amount: usize) -> Place {
-        let place = |window: &Arc<Self>| Place { window: Arc::clone(window), kind, share, amount };
-        let granted = match self.pool(kind).ask(share, amount) {
-            Ok(()) => return place(self),
-            Err(granted) => granted,
-        };
-        let mut waiting = Waiting { granted, window: self, kind, share, amount, done: false };
-        // The sender is dropped only with the window, which `self` keeps alive.
-        let _granted = (&mut waiting.granted).await;
-        waiting.done = true;
-        place(self)
+    async fn take(self: &Arc<Self>, kind: Kind, ask: Ask) -> Place {
+        if let Err(in_line) = self.pool(kind).ask(ask) {
+            let mut waiting = Waiting { in_line, pool: self.pool(kind), ask, granted: false };
+            // The sender goes only with the pool, or when it has granted.
+            waiting.granted = (&mut waiting.in_line.granted).await.is_ok();
+        }
+        Place { window: Arc::clone(self), kind, ask }
     }
 
     fn pool(&self, kind: Kind) -> &Pool {
@@ -108,8 +108,7 @@ impl Window {
 pub struct Place {
     window: Arc<Window>,
     kind: Kind,
-    share: Share,
-    amount: usize,
+    ask: Ask,
 }
 
 impl Place {
@@ -121,7 +120,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.window.pool(self.kind).give_back(self.share, self.amount);
+        self.window.pool(self.kind).give_back(self.ask);
     }
 }
 
@@ -131,103 +130,18 @@ enum Kind {
     Bytes,
 }
 
-/// A wait that may be cancelled after it was granted: then the grant goes back.
+/// A wait that may be cancelled, also after it was granted: then the grant goes back.
 struct Waiting<'a> {
-    granted: oneshot::Receiver<()>,
-    window: &'a Arc<Window>,
-    kind: Kind,
-    share: Share,
-    amount: usize,
-    done: bool,
+    in_line: InLine,
+    pool: &'a Pool,
+    ask: Ask,
+    granted: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.granted.close();
-        if !self.done && self.granted.try_recv().is_ok() {
-            self.window.pool(self.kind).give_back(self.share, self.amount);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Pool {
-    limit: usize,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    used: usize,
-    by_share: HashMap<Share, usize>,
-    queue: VecDeque<Waiter>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    share: Share,
-    amount: usize,
-    grant: oneshot::Sender<()>,
-}
-
-impl Pool {
-    fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ask(&self, share: Share, amount: usize) -> Result<(), oneshot::Receiver<()>> {
-        let mut state = self.lock();
-        if state.queue.is_empty() && state.fits(amount, self.limit) {
-            state.take(share, amount);
-            return Ok(());
-        }
-        let (grant, granted) = oneshot::channel();
-        state.queue.push_back(Waiter { share, amount, grant });
-        Err(granted)
-    }
-
-    fn give_back(&self, share: Share, amount: usize) {
-        let mut state = self.lock();
-        state.put(share, amount);
-        while let Some(index) = state.neediest() {
-            if !state.fits(state.queue[index].amount, self.limit) {
-                break;
-            }
-            let waiter = state.queue.remove(index).expect("the index is of this queue");
-            if waiter.grant.send(()).is_ok() {
-                state.take(waiter.share, waiter.amount);
-            }
-        }
-    }
-}
-
-impl State {
-    fn fits(&self, amount: usize, limit: usize) -> bool {
-        self.used == 0 || self.used + amount <= limit
-    }
-
-    /// The waiter whose partition holds least; the longest waiting among equals.
-    fn neediest(&self) -> Option<usize> {
-        let held = |waiter: &Waiter| self.by_share.get(&waiter.share).copied().unwrap_or(0);
-        (0..self.queue.len()).min_by_key(|index| held(&self.queue[*index]))
-    }
-
-    fn take(&mut self, share: Share, amount: usize) {
-        self.used += amount;
-        *self.by_share.entry(share).or_default() += amount;
-    }
-
-    fn put(&mut self, share: Share, amount: usize) {
-        self.used -= amount;
-        if let Some(held) = self.by_share.get_mut(&share) {
-            *held -= amount;
-            if *held == 0 {
-                self.by_share.remove(&share);
-            }
+        if !self.granted {
+            self.pool.leave(self.ask, self.in_line.number);
         }
     }
 }
@@ -239,9 +153,13 @@ mod tests {
     #[tokio::test]
     async fn what_becomes_free_goes_to_whoever_holds_least() {
         let window = Arc::new(Window::new(3, 100));
-        let mut held = vec![window.place(1).await, window.place(1).await, window.place(2).await];
-        let mut first = Box::pin(window.place(1));
-        let mut second = Box::pin(window.place(3));
+        let mut held = vec![
+            window.place(1, Class::Normal).await,
+            window.place(1, Class::Normal).await,
+            window.place(2, Class::Normal).await,
+        ];
+        let mut first = Box::pin(window.place(1, Class::Normal));
+        let mut second = Box::pin(window.place(3, Class::Normal));
         assert!(futures_poll(&mut first).await.is_none());
         assert!(futures_poll(&mut second).await.is_none());
         held.pop();
@@ -266,13 +184,13 @@ mod tests {
     #[tokio::test]
     async fn a_cancelled_wait_gives_its_grant_back() {
         let window = Arc::new(Window::new(1, 100));
-        let held = window.place(1).await;
-        let mut cancelled = Box::pin(window.place(2));
+        let held = window.place(1, Class::Normal).await;
+        let mut cancelled = Box::pin(window.place(2, Class::Normal));
         assert!(futures_poll(&mut cancelled).await.is_none());
         drop(held);
         drop(cancelled);
         assert_eq!(window.in_flight(), 0);
-        let _again = window.place(3).await;
+        let _again = window.place(3, Class::Normal).await;
     }
 
     /// Polls once.
