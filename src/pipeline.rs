@@ -70,7 +70,6 @@ pub mod state;
 pub mod switch;
 pub mod switches;
 pub mod ticket;
-pub mod turns;
 pub mod window;
 
 /// One Kafka record, its bytes copied out of the client's buffer once and shared from there on.

@@ -66,7 +66,12 @@ pub struct Delivery {
 
 impl Delivery {
     /// A delivery that nothing has happened to yet.
-    pub fn first(held: Arc<Held>, endpoint: Arc<str>, ticket: Ticket, place: Place) -> Self {
+    pub fn first(
+        held: Arc<Held>,
+        endpoint: Arc<str>,
+        priority: Priority,
+        (ticket, place): (Ticket, Place),
+    ) -> Self {
         let now = now();
         Self {
             held,
@@ -85,7 +90,7 @@ impl Delivery {
             ticket,
             place,
             hold: None,
-            priority: Priority::Normal,
+            priority,
             line: None,
         }
     }

@@ -25,8 +25,7 @@ use super::{
     outcome::{self, Attempt, AttemptResult, Outcome, Reason},
     route::may_have,
     switch::{Why, url_hash},
-    turns::weight,
-    window::Share,
+    window::{Class, Share},
 };
 use crate::{config::settings::Endpoint, metrics};
 
@@ -102,7 +101,6 @@ impl Lane {
         if state.retired {
             return Err(Box::new(delivery));
         }
-        delivery.priority = delivery.event().priority.unwrap_or(self.endpoint().priority);
         delivery.hold = Some(self.hold(&mut state, &delivery));
         self.enqueue(&mut state, delivery);
         Ok(())
@@ -111,7 +109,7 @@ impl Lane {
     /// Is there room for one more of this partition? Whoever is told that there is not is woken when there is.
     pub fn standing(&self, partition: Share, own: bool) -> Standing {
         let endpoint = self.endpoint();
-        let bounds = self.shared.bounds(weight(endpoint.priority));
+        let bounds = self.shared.bounds(weight(&endpoint));
         let mut state = self.lock();
         let standing = state.core.standing(&endpoint, (partition, own), bounds, now());
         state.watched |= standing == Standing::Full;
@@ -334,7 +332,7 @@ impl Lane {
     /// where it is.
     fn try_later(self: &Arc<Self>, delivery: Delivery, after: Duration, reason: Reason) {
         let ordered = delivery.line.is_some();
-        let may_hold = after <= self.shared.hold && self.shared.window.may_wait();
+        let may_hold = after <= self.shared.hold;
         let share = self.bounds().share;
         let mut state = self.lock();
         // Asked under the lock: whoever gives the partition up takes back what waits after it said so.
@@ -431,7 +429,7 @@ impl Lane {
         state.core.hold(partition, bytes);
         self.shared.took_one();
         if state.core.held() == 1 {
-            state.weight = weight(self.endpoint().priority);
+            state.weight = weight(&self.endpoint());
             self.shared.became_active(state.weight);
         }
         Hold { lane: Arc::clone(self), partition, bytes }
@@ -457,7 +455,7 @@ impl Lane {
     }
 
     fn bounds(&self) -> core::Bounds {
-        self.shared.bounds(weight(self.endpoint().priority))
+        self.shared.bounds(weight(&self.endpoint()))
     }
 
     fn endpoint(&self) -> Arc<Endpoint> {
@@ -476,6 +474,11 @@ impl Lane {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What its share of the window weighs.
+fn weight(endpoint: &Endpoint) -> usize {
+    usize::try_from(Class::new(endpoint.priority, false).weight()).expect("weights are small and above zero")
 }
 
 /// A delivery's place in its lane; given back when dropped.

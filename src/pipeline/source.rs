@@ -133,16 +133,16 @@ impl Source {
             matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()).collect();
         let opened = self.open(event, (offset, timestamp), bytes, &hashes);
         for (slot, endpoint) in matches.iter().enumerate() {
-            let class = Class::new(endpoint.priority, false);
-            let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id), class).await;
+            let urgent = (opened.held.event.priority.unwrap_or(endpoint.priority), false);
+            let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id), urgent).await;
             self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Source);
             self.hand(delivery).await;
         }
         for (slot, hash) in gone.into_iter().enumerate() {
             let name: Arc<str> = hash_name(hash).into();
             self.shared.metrics.endpoint(&name).opened(Origin::Source);
-            let class = Class::new(Priority::Normal, false);
-            let delivery = self.delivery(&opened, matches.len() + slot, name, class).await;
+            let urgent = (Priority::Normal, false);
+            let delivery = self.delivery(&opened, matches.len() + slot, name, urgent).await;
             self.shared.settler.unknown(delivery);
         }
         self.matches = matches;
@@ -189,9 +189,11 @@ impl Source {
         );
         let opened = self.open(event, (record.offset, record.timestamp), bytes, &[hash]);
         let name = endpoint.as_ref().map_or_else(|| Arc::clone(&envelope.endpoint), |e| Arc::clone(&e.id));
-        let priority = endpoint.as_ref().map_or(Priority::Normal, |endpoint| endpoint.priority);
-        let class = Class::new(priority, envelope.attempts > 0);
-        let delivery = self.delivery(&opened, 0, name, class).await.with(&envelope);
+        let own = opened.held.event.priority;
+        let priority =
+            endpoint.as_ref().map_or(Priority::Normal, |endpoint| own.unwrap_or(endpoint.priority));
+        let urgent = (priority, envelope.attempts > 0);
+        let delivery = self.delivery(&opened, 0, name, urgent).await.with(&envelope);
         self.go_on(endpoint.as_ref(), delivery, envelope.reason).await;
     }
 
@@ -285,10 +287,17 @@ impl Source {
         Opened { held: Arc::new(Held { event, bytes }), sequence }
     }
 
-    async fn delivery(&self, opened: &Opened, slot: usize, endpoint: Arc<str>, class: Class) -> Delivery {
-        let place = self.shared.window.place(self.life.epoch, class).await;
+    /// One delivery of an opened event; `urgent` is its priority, and whether it was attempted before.
+    async fn delivery(
+        &self,
+        opened: &Opened,
+        slot: usize,
+        endpoint: Arc<str>,
+        urgent: (Priority, bool),
+    ) -> Delivery {
+        let place = self.shared.window.place(self.life.epoch, Class::new(urgent.0, urgent.1)).await;
         let ticket = self.life.ticket(Ledger::place(opened.sequence, slot));
-        Delivery::first(Arc::clone(&opened.held), endpoint, ticket, place)
+        Delivery::first(Arc::clone(&opened.held), endpoint, urgent.0, (ticket, place))
     }
 
     /// Hands a delivery to its lane. When the partition is taken away meanwhile the event stays owed.

@@ -4,15 +4,12 @@
 //! free goes to the more urgent classes more often, and within one to the waiting partition that holds least (the
 //! rules are in `pool.rs`). Settling never asks for a place, so a full window always drains.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 mod class;
 mod pool;
 
-pub use class::Class;
+pub use class::{Class, Turns};
 use pool::{Ask, InLine, Pool};
 
 /// Whoever shares the window: a number per assigned partition.
@@ -23,14 +20,12 @@ pub type Share = u64;
 pub struct Window {
     places: Pool,
     bytes: Pool,
-    /// Deliveries that wait in memory until they are due.
-    waiting: AtomicUsize,
 }
 
 impl Window {
     /// A window of so many deliveries and bytes.
     pub fn new(places: usize, bytes: usize) -> Self {
-        Self { places: Pool::new(places), bytes: Pool::new(bytes), waiting: AtomicUsize::new(0) }
+        Self { places: Pool::new(places), bytes: Pool::new(bytes) }
     }
 
     /// A place for one delivery; waits while there is none. Cancel-safe.
@@ -62,28 +57,13 @@ impl Window {
 
     /// Most bytes held.
     pub fn limit_bytes(&self) -> usize {
-        self.bytes.limit
+        self.bytes.limit()
     }
 
     /// The used share of whichever is scarcer, 0 to 1 (above 1 while one oversized event is in).
     pub fn used_ratio(&self) -> f64 {
         let ratio = |pool: &Pool| pool.used() as f64 / pool.limit() as f64;
         ratio(&self.places).max(ratio(&self.bytes))
-    }
-
-    /// May one more delivery wait in memory? Together they never hold more than half of the window.
-    pub fn may_wait(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) < self.places.limit() / 2
-    }
-
-    /// A delivery begins to wait in memory until it is due.
-    pub fn begin_wait(&self) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// It does not wait any more.
-    pub fn end_wait(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     async fn take(self: &Arc<Self>, kind: Kind, ask: Ask) -> Place {
@@ -114,7 +94,7 @@ pub struct Place {
 impl Place {
     /// How much it is.
     pub fn amount(&self) -> usize {
-        self.amount
+        self.ask.amount
     }
 }
 

@@ -65,10 +65,7 @@ pub(super) fn endpoint(written: &Written, context: &Context<'_>, report: &mut Re
         priority: own.priority.over(&defaults.priority).or(Priority::Normal),
         retry,
         breaker,
-<<<<<<< HEAD
-=======
         disable_after: own.disable_after.over(&defaults.disable_after).or(Some(days(5))),
->>>>>>> switches
     })
 }
 

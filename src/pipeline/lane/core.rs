@@ -287,7 +287,7 @@ impl Core {
             Gate::Paused => (now + doubled, Park::Paused),
             Gate::Until(until, Park::Breaker) => {
                 // A dead endpoint's backlog must not circulate faster than its schedule.
-                (until.max(now + self.step(delivery, endpoint, doubled, jitter)), Park::Breaker)
+                (until.max(now + Self::step(delivery, endpoint, doubled, jitter)), Park::Breaker)
             }
             Gate::Until(until, why) => (until, why),
             Gate::Open(_) if endpoint.rate.is_some() => (now, Park::Throttled),
@@ -308,7 +308,7 @@ impl Core {
     }
 
     /// The schedule's next step for one that is parked because its endpoint does not work: further with each park.
-    fn step(&self, delivery: &Delivery, endpoint: &Endpoint, doubled: i64, jitter: f64) -> i64 {
+    fn step(delivery: &Delivery, endpoint: &Endpoint, doubled: i64, jitter: f64) -> i64 {
         let made = delivery.attempts.saturating_sub(delivery.uncharged).saturating_add(delivery.parks);
         let schedule = &endpoint.retry.schedule;
         let step = schedule.get(made as usize).or(schedule.last());

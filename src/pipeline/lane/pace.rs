@@ -70,7 +70,7 @@ impl Pace {
 
     fn measure(&mut self, now: i64) {
         let over = now - self.since;
-        if over >= MEASURED_OVER || over < 0 {
+        if !(0..MEASURED_OVER).contains(&over) {
             self.rate = f64::from(self.arrived) * 1000.0 / over.max(1) as f64;
             (self.arrived, self.since) = (0, now);
         }

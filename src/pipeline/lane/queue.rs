@@ -5,15 +5,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::pipeline::{delivery::Delivery, turns::Turns, window::Share};
-
-/// Priority × (fresh, retry).
-const CLASSES: usize = Turns::CLASSES;
+use crate::pipeline::{
+    delivery::Delivery,
+    window::{Class, Share, Turns},
+};
 
 /// The queue of a lane.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    classes: [Class; CLASSES],
+    lines: [Line; Class::ALL.len()],
     turns: Turns,
     /// What is not due yet, by due time and order of arrival.
     waiting: BTreeMap<(i64, u64), Delivery>,
@@ -22,7 +22,7 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct Class {
+struct Line {
     /// Back from a retry tier or a wait in memory, by due time and order of arrival.
     returned: BTreeMap<(i64, u64), Delivery>,
     /// In the order they were read.
@@ -53,14 +53,17 @@ impl Queue {
 
     /// The one whose turn it is.
     pub(super) fn pop(&mut self) -> Option<Delivery> {
-        let class = self.turns.next(|class| !self.classes[class].is_empty())?;
-        self.ready -= 1;
-        self.classes[class].pop()
+        let Self { lines, turns, ready, .. } = self;
+        let could = |class| !lines[class as usize].is_empty();
+        let class = turns.next(could)?;
+        turns.served(class, could);
+        *ready -= 1;
+        lines[class as usize].pop()
     }
 
     /// Any of those that may go; to mark that they had to wait.
     pub(super) fn first_mut(&mut self) -> Option<&mut Delivery> {
-        self.classes.iter_mut().find_map(Class::first_mut)
+        self.lines.iter_mut().find_map(Line::first_mut)
     }
 
     /// When the next of those that wait is due.
@@ -87,14 +90,14 @@ impl Queue {
     /// what waits longest. Whoever came back for its slot would otherwise be written again and again.
     pub(super) fn shed(&mut self, count: usize) -> Vec<Delivery> {
         let mut shed = Vec::new();
-        let fresh = self.classes.iter_mut().rev().map(|class| &mut class.fresh);
+        let fresh = self.lines.iter_mut().rev().map(|line| &mut line.fresh);
         for queue in fresh {
             let some = queue.len().min(count - shed.len());
             shed.extend(queue.drain(..some));
         }
-        for class in self.classes.iter_mut().rev() {
+        for line in self.lines.iter_mut().rev() {
             while shed.len() < count
-                && let Some((_, delivery)) = class.returned.pop_last()
+                && let Some((_, delivery)) = line.returned.pop_last()
             {
                 shed.push(delivery);
             }
@@ -116,7 +119,7 @@ impl Queue {
     /// Takes out whatever is chosen.
     pub(super) fn take_if(&mut self, mut chosen: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
         let mut taken = Vec::new();
-        for Class { returned, fresh } in &mut self.classes {
+        for Line { returned, fresh } in &mut self.lines {
             taken.extend(
                 returned.extract_if(.., |_, delivery| chosen(delivery)).map(|(_, delivery)| delivery),
             );
@@ -134,12 +137,12 @@ impl Queue {
     fn line_up(&mut self, delivery: Delivery) {
         self.ready += 1;
         let returned = delivery.attempts > 0 || delivery.ticket.partition().tier.is_some();
-        let class = Turns::class(delivery.priority, delivery.attempts > 0);
+        let class = Class::new(delivery.priority, delivery.attempts > 0) as usize;
         if returned {
             let key = self.key(&delivery);
-            self.classes[class].returned.insert(key, delivery);
+            self.lines[class].returned.insert(key, delivery);
         } else {
-            self.classes[class].fresh.push_back(delivery);
+            self.lines[class].fresh.push_back(delivery);
         }
     }
 
@@ -149,7 +152,7 @@ impl Queue {
     }
 }
 
-impl Class {
+impl Line {
     fn is_empty(&self) -> bool {
         self.returned.is_empty() && self.fresh.is_empty()
     }

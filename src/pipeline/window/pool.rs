@@ -13,7 +13,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Share, class::Class};
+use super::{
+    Share,
+    class::{Class, Turns},
+};
 
 /// Behind one that does not fit this many are looked at. They hold more or came later, so nobody is wronged when one
 /// further back would have fitted; it bounds what is done under the lock.
@@ -100,6 +103,7 @@ struct State {
     /// What each partition holds; none that holds nothing.
     held: HashMap<Share, usize>,
     lines: [Line; Class::ALL.len()],
+    turns: Turns,
     /// How many wait, in all lines.
     waiting: usize,
     /// How many ever waited; numbers them.
@@ -109,9 +113,6 @@ struct State {
 /// Those of one class who wait.
 #[derive(Debug, Default)]
 struct Line {
-    /// The current weight of smooth weighted round robin. It is kept while nobody waits: a partition waits for one
-    /// thing at a time, so a class of few partitions has gone from the line each time it was served.
-    credit: i64,
     /// Each partition that waits, by what it holds and the number of its longest waiting.
     order: BTreeSet<(usize, u64, Share)>,
     waiters: HashMap<Share, VecDeque<Waiter>>,
@@ -175,35 +176,15 @@ impl State {
     /// Grants while the next in turn fits.
     fn grant(&mut self, limit: usize) {
         while self.waiting > 0 && self.fits(1, limit) {
-            let class = self.next_class();
+            let waits = |class| self.line(class).is_waiting();
+            let class = self.turns.next(waits).expect("somebody waits");
             let Some((share, number)) = self.next_in_line(class, limit) else { return };
-            self.count_turn(class);
+            let Self { lines, turns, .. } = self;
+            turns.served(class, |class| lines[class as usize].is_waiting());
             let waiter = self.remove(share, class, number).expect("it was found in line");
             self.take(share, waiter.amount);
             waiter.grant.send(()).expect("whoever waits no more leaves the line first");
         }
-    }
-
-    /// Smooth weighted round robin, as nginx has it (`ngx_http_upstream_get_peer`, and commit 52327e0627): each class
-    /// that waits gains its weight, the first of the richest is served and pays what all of them gained. So turns are
-    /// in proportion to weights and spread evenly, and every class that waits comes round.
-    fn next_class(&self) -> Class {
-        let waiting = Class::ALL.into_iter().filter(|class| self.line(*class).is_waiting());
-        // The maximum that is found last wins, so the last comes first.
-        let richest = waiting.rev().max_by_key(|class| self.line(*class).credit + class.weight());
-        richest.expect("somebody waits")
-    }
-
-    fn count_turn(&mut self, served: Class) {
-        let mut gained = 0;
-        for class in Class::ALL {
-            let line = &mut self.lines[class as usize];
-            if line.is_waiting() {
-                line.credit += class.weight();
-                gained += class.weight();
-            }
-        }
-        self.lines[served as usize].credit -= gained;
     }
 
     /// The first in line if it fits, else one that fits past it, which is counted.
@@ -328,7 +309,6 @@ mod tests {
             assert_eq!(state.used, state.held.values().sum::<usize>());
             assert!(state.held.values().all(|held| *held > 0));
             assert_eq!(state.waiting, self.waiting.len());
-            assert_eq!(state.lines.iter().map(|line| line.credit).sum::<i64>(), 0);
             let in_line = state.lines.iter().flat_map(|line| line.waiters.values());
             assert_eq!(in_line.map(VecDeque::len).sum::<usize>(), self.waiting.len());
             for line in &state.lines {
