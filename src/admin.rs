@@ -1,4 +1,4 @@
-//! The admin server: `/livez`, `/readyz` and `/metrics`.
+//! The admin server: `/livez`, `/readyz`, `/metrics` and `/lanes`.
 //!
 //! It shows what other parts report and what is counted; it never asks Kafka or an endpoint anything, so a probe is
 //! answered at once whatever is wrong.
@@ -22,7 +22,16 @@ use serde::Serialize;
 use tokio::{net::TcpListener, time::timeout};
 use tracing::{info, warn};
 
-use crate::metrics::{self, Metrics};
+use self::control::{Control, NotYet};
+use crate::{
+    metrics::{self, Metrics},
+    pipeline::{
+        delivery::now,
+        lane::report::{self, Reports},
+    },
+};
+
+pub mod control;
 
 /// How long connections may take to end once the server is told to stop. A scrape takes milliseconds; a client that
 /// holds its connection open must not hold the process.
@@ -161,6 +170,7 @@ impl Server {
         address: SocketAddr,
         metrics: Metrics,
         health: Health,
+        control: Control,
     ) -> Result<(Self, SocketAddr), Error> {
         let bound = async {
             let listener = TcpListener::bind(address).await?;
@@ -169,7 +179,7 @@ impl Server {
         };
         let (listener, address) = bound.await.map_err(|source| Error::Bind { address, source })?;
         info!(%address, "admin listening");
-        Ok((Self { listener, router: router(metrics, health) }, address))
+        Ok((Self { listener, router: router(metrics, health, control) }, address))
     }
 
     /// Serves until `stop`, then lets answers under way finish.
@@ -194,11 +204,12 @@ impl Server {
     }
 }
 
-fn router(metrics: Metrics, health: Health) -> Router {
+fn router(metrics: Metrics, health: Health, control: Control) -> Router {
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz).with_state(health))
+        .route("/lanes", get(lanes).with_state(control))
         .route("/metrics", get(async move |State(metrics): State<Metrics>| (content_type, metrics.render())))
         .with_state(metrics)
 }
@@ -215,6 +226,12 @@ async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     let ready = detail.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Body { ready, detail }))
+}
+
+async fn lanes(State(control): State<Control>) -> Result<Json<Reports>, NotYet> {
+    let mut lanes = control.parts()?.lanes.reports();
+    report::sort(&mut lanes);
+    Ok(Json(Reports { at: now(), lanes }))
 }
 
 #[cfg(test)]
@@ -237,7 +254,8 @@ mod tests {
             rustls::crypto::ring::default_provider().install_default().ok();
             let health = Health::new();
             let loopback = "127.0.0.1:0".parse().unwrap();
-            let (server, address) = Server::bind(loopback, Metrics::new(10), health.clone()).await.unwrap();
+            let bound = Server::bind(loopback, Metrics::new(10), health.clone(), Control::new()).await;
+            let (server, address) = bound.unwrap();
             let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
             let tasks = crate::app::tasks::Tasks::new();
             let server = tasks.spawn("admin", server.run(async { drop(stopped.await) }));
@@ -268,6 +286,8 @@ mod tests {
         assert_eq!((status, content_type.as_str()), (200, "text/plain; version=0.0.4"));
         assert!(body.contains("arauto_build_info{"));
         assert_eq!(rig.get("/").await.0, 404);
+        let (status, _, body) = rig.get("/lanes").await;
+        assert!(status == 503 && body.contains("not started yet"), "{status} {body}");
         assert_eq!(rig.get("/config").await.0, 404);
     }
 

@@ -19,7 +19,10 @@ use tracing::{info, warn};
 
 use self::{group::Group, observe::Observation, tasks::Tasks};
 use crate::{
-    admin::{self, Health},
+    admin::{
+        self, Health,
+        control::{Control, Parts},
+    },
     config::settings::Settings,
     http::{self, guard::Guard},
     kafka::{observer::Observer, producer::Producer, topics::Admin},
@@ -57,6 +60,7 @@ pub struct App {
     settings: Arc<Settings>,
     tasks: Tasks,
     health: Health,
+    control: Control,
     metrics: Metrics,
     registry: Arc<Registry>,
     admin: Option<SocketAddr>,
@@ -67,14 +71,15 @@ pub struct App {
 impl App {
     /// Prepares a process and starts its admin server; nothing touches Kafka yet.
     pub async fn new(settings: Settings) -> anyhow::Result<Self> {
-        let (tasks, health) = (Tasks::new(), Health::new());
+        let (tasks, health, control) = (Tasks::new(), Health::new(), Control::new());
         let metrics = Metrics::new(settings.admin.max_endpoint_series);
         metrics.set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
         let mut admin = None;
         if let Some(listen) = settings.admin.listen {
-            let (server, address) = admin::Server::bind(listen, metrics.clone(), health.clone())
-                .await
-                .with_context(|| format!("the admin server cannot listen on {listen} (admin.listen)"))?;
+            let (server, address) =
+                admin::Server::bind(listen, metrics.clone(), health.clone(), control.clone())
+                    .await
+                    .with_context(|| format!("the admin server cannot listen on {listen} (admin.listen)"))?;
             let until = tasks.token().clone();
             tasks.spawn_essential(
                 "admin server",
@@ -84,7 +89,8 @@ impl App {
         }
         let registry = Arc::new(Registry::new(settings.endpoints.clone()));
         let settings = Arc::new(settings);
-        Ok(Self { settings, tasks, health, metrics, registry, admin, stop: CancellationToken::new() })
+        let stop = CancellationToken::new();
+        Ok(Self { settings, tasks, health, control, metrics, registry, admin, stop })
     }
 
     /// Where the admin server listens.
@@ -145,6 +151,7 @@ impl App {
         }));
         let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
         let shared = self.pipeline(&positions, &producer, client, namespace);
+        self.control.fill(Parts { lanes: Arc::clone(&shared.lanes) });
         let assignment = Arc::new(Assignment::new(
             Arc::clone(&shared),
             settings.topics.prefix.clone(),

@@ -243,6 +243,7 @@ impl Lane {
             paused_until: Some(state.core.paused_until).filter(|until| *until > now),
             disabled: why.map(|disabled| disabled.map_or("", |disabled| disabled.why.as_str()).to_owned()),
             cursor: state.core.pace.cursor(now),
+            failing_since: state.core.failing_since,
             last_error: state.core.last_error.clone(),
         };
         (state.core.held() > 0 || state.core.disabled || !state.core.is_quiet(now)).then_some(report)
