@@ -14,11 +14,14 @@ use clap::{Parser, Subcommand};
 
 use crate::{app, config::settings::Settings};
 
+mod admin;
 mod check;
 mod dev;
+mod lanes;
 mod listen;
 mod log;
 mod offsets;
+mod paint;
 mod run;
 mod send;
 mod topics;
@@ -57,6 +60,8 @@ enum Command {
     Dev(dev::Args),
     /// Validate the configuration, or explain where an event would go and why.
     Check(check::Args),
+    /// Show what a running instance does for each endpoint, those in trouble first.
+    Lanes(lanes::Args),
     /// Show where the group stands, or decide where it goes on.
     Offsets(offsets::Args),
     /// Receive webhooks, verify and print them.
@@ -97,6 +102,11 @@ impl Cli {
                 block_on(dev::run(args, self.json))
             }
             Command::Check(args) => validate(&args, &self.config, self.json),
+            Command::Lanes(args) => {
+                let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
+                log::init_quiet(&log::default())?;
+                block_on(lanes::run(&args, &admin, self.json))
+            }
             Command::Offsets(args) => {
                 let settings = load(&self.config)?;
                 log::init_quiet(&settings.log)?;

@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::pipeline::outcome::{Attempt, AttemptResult, RetryAfter};
 
+pub mod ask;
 pub mod guard;
 
 /// How much of an answer's body is read, so that its connection can be used again (design, section 5).
@@ -73,10 +74,7 @@ impl Client {
 
     /// The same, trusting these certificates (PEM) besides.
     pub fn with_roots(guard: guard::Guard, given: &[String]) -> Result<Self, Error> {
-        // reqwest takes the process's provider; a second call (tests, dev) finds it set already.
-        if rustls::crypto::ring::default_provider().install_default().is_err() {
-            tracing::trace!("a tls provider was installed before");
-        }
+        install_provider();
         let roots = given
             .iter()
             .map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()))
@@ -141,11 +139,19 @@ impl Client {
     }
 }
 
+/// reqwest takes the process's provider; a second call (tests, dev) finds it set already.
+fn install_provider() {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::trace!("a tls provider was installed before");
+    }
+}
+
+fn builder_without_guard() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().referer(false)
+}
+
 fn builder(guard: &guard::Guard) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
+    builder_without_guard()
         .dns_resolver(guard.clone())
         .tcp_nodelay(true)
         .connect_timeout(CONNECT)

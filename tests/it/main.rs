@@ -14,6 +14,7 @@ mod dev;
 mod few_duplicates;
 mod http;
 mod isolation;
+mod lanes;
 mod metrics;
 mod poison;
 mod positions;

@@ -1,7 +1,7 @@
 //! How `arauto dev` looks: a line for each thing that happens, aligned, and a table at the end; or JSON, one object
 //! a line.
 
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, Write as _};
 
 use serde_json::json;
 
@@ -9,7 +9,10 @@ use super::{
     board::{Board, Row},
     seen::{Fate, Seen},
 };
-use crate::cli::listen::clock;
+use crate::cli::{
+    listen::clock,
+    paint::{BOLD, DIM, GREEN, Paint, RED, YELLOW},
+};
 
 /// What the user needs to know at the start.
 pub(super) struct Start<'s> {
@@ -26,21 +29,15 @@ pub(super) struct Start<'s> {
 /// Prints to stdout.
 pub(super) struct Show {
     json: bool,
-    colour: bool,
+    paint: Paint,
     width: usize,
 }
 
-const DIM: &str = "2";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
-const RED: &str = "31";
-
 impl Show {
-    /// Colours only for a terminal, and not if <https://no-color.org> asks for none.
+    /// For these endpoints.
     pub(super) fn new(json: bool, endpoints: &[(String, &'static str)]) -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let width = endpoints.iter().map(|(id, _)| id.len()).max().unwrap_or(0);
-        Self { json, colour: wanted && io::stdout().is_terminal(), width }
+        Self { json, paint: Paint::stdout(), width }
     }
 
     pub(super) fn start(&self, start: &Start<'_>) -> io::Result<()> {
@@ -55,7 +52,7 @@ impl Show {
         }
         let dim = |text: &str| self.paint(DIM, text);
         let event = r#"'{"type":"order.paid"}'"#;
-        let mut page = format!("{}\n\n", self.paint("1", "arauto dev"));
+        let mut page = format!("{}\n\n", self.paint(BOLD, "arauto dev"));
         page += &format!("  {}   {brokers} (embedded), topic {topic}\n", dim("broker"));
         page += &format!("  {}  {}\n", dim("metrics"), metrics.as_deref().unwrap_or("off"));
         page += &format!(
@@ -137,8 +134,8 @@ impl Show {
         ))
     }
 
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    fn paint(&self, colour: &str, text: &str) -> String {
+        self.paint.paint(colour, text)
     }
 }
 
