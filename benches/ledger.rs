@@ -45,3 +45,17 @@ fn commit_metadata(bencher: Bencher<'_, '_>, open: i64) {
     }
     bencher.bench_local(|| metadata::encode(black_box(&ledger.position())));
 }
+
+/// Ten endpoints that settle independently of each other: hardly two events are owed to the same ones.
+#[divan::bench(args = [10, 1_000, 10_000])]
+fn commit_metadata_of_scattered_endpoints(bencher: Bencher<'_, '_>, open: i64) {
+    let mut ledger = Ledger::new(Position::at(0));
+    for offset in 0..open {
+        let sequence = ledger.open(offset, 0, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        let spread = (offset as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        (0..10)
+            .filter(|slot| spread >> slot & 1 == 0)
+            .for_each(|slot| ledger.settle(Ledger::place(sequence, slot)));
+    }
+    bencher.bench_local(|| metadata::encode(black_box(&ledger.position())));
+}

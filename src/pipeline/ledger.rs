@@ -8,7 +8,12 @@ use std::collections::VecDeque;
 
 use self::metadata::{Owed, Position, Run};
 
+mod bits;
+mod columns;
+mod format1;
 pub mod metadata;
+mod rows;
+mod table;
 
 /// Intake stops when the metadata of what is owed has grown beyond this share of its space …
 const CROWDED_AT: usize = metadata::MAX_LEN * 3 / 4;

@@ -2,6 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+mod metadata;
+
 use super::{
     metadata::{MAX_LEN, Owed, Position, Run, decode, encode},
     *,
@@ -83,9 +85,9 @@ fn one_slow_endpoint_among_ten_is_a_few_bytes() {
 fn intake_stops_before_what_is_owed_outgrows_its_space() {
     let mut ledger = Ledger::new(Position::at(0));
     let mut open = Vec::new();
-    for offset in 0..6_000 {
+    for offset in 0..30_000 {
         let sequence = ledger.open(offset * 3, 0, &[1 + (offset as u32 * 7) % 50]);
-        if offset % 2 == 1 {
+        if metadata::random(offset as u64).is_multiple_of(2) {
             settled_by(&mut ledger, sequence, 1);
         } else {
             open.push(sequence);
@@ -95,27 +97,29 @@ fn intake_stops_before_what_is_owed_outgrows_its_space() {
     assert!(commit.metadata.len() <= MAX_LEN);
     assert!(ledger.is_crowded());
     // What does not fit counts as not read; nothing that is owed counts as settled.
-    let reloaded = decode(0, &commit.metadata).unwrap();
-    assert!(reloaded.horizon < 18_000);
+    let reloaded = decode(commit.offset, &commit.metadata).unwrap();
+    assert!(reloaded.horizon < 90_000);
     for sequence in open {
         settled_by(&mut ledger, sequence, 1);
     }
-    assert_eq!(ledger.take_commit().unwrap().offset, 5_999 * 3 + 1);
+    assert_eq!(ledger.take_commit().unwrap().offset, 29_999 * 3 + 1);
     assert!(!ledger.is_crowded());
 }
 
 #[test]
 fn a_life_that_begins_crowded_reads_what_it_has_to_settle() {
-    let owed = |n: i64| Run { first: n * 2, last: n * 2, owed: Owed::To(vec![7]) };
-    let mut ledger = Ledger::new(Position { base: 0, horizon: 1_801, owed: (0..900).map(owed).collect() });
+    let owed = |n: i64| metadata::random(n as u64).is_multiple_of(2);
+    let run = |n: i64| owed(n).then(|| Run { first: n, last: n, owed: Owed::To(vec![7]) });
+    let mut ledger =
+        Ledger::new(Position { base: 0, horizon: 22_001, owed: (0..22_000).filter_map(run).collect() });
     ledger.touch();
     assert!(ledger.take_commit().unwrap().metadata.len() > MAX_LEN * 3 / 4);
     assert!(!ledger.is_crowded(), "nobody else would ever settle what it carries");
-    for offset in 0..1_800 {
-        ledger.open(offset, 0, if offset % 2 == 0 { &[7] } else { &[] });
+    for offset in 0..22_000 {
+        ledger.open(offset, 0, if owed(offset) { &[7] } else { &[] });
     }
     assert!(!ledger.is_crowded(), "one offset below the horizon is not read yet");
-    ledger.open(1_800, 0, &[]);
+    ledger.open(22_000, 0, &[]);
     ledger.take_commit().unwrap();
     assert!(ledger.is_crowded(), "above the horizon it is intake");
 }
@@ -146,7 +150,16 @@ fn foreign_metadata_is_empty() {
         encode(&Position { base: 7, horizon: 90, owed: vec![Run { first: 8, last: 9, owed: Owed::All }] });
     assert!(decode(7, &ours).is_some());
     assert_eq!(decode(8, &ours), None, "of another offset");
-    for foreign in ["", "arauto1:", "arauto2:AAAA", "{\"json\":1}", "arauto1:!!!!", "\u{fffd}\0"] {
+    for foreign in [
+        "",
+        "arauto1:",
+        "arauto2:",
+        "arauto2:AAAA",
+        "arauto3:AAAA",
+        "{\"json\":1}",
+        "arauto1:!!!!",
+        "\u{fffd}\0",
+    ] {
         assert_eq!(decode(7, foreign), None, "{foreign:?}");
     }
     for end in 0..ours.len() {
