@@ -1,0 +1,268 @@
+//! Whatever one receiver does, the others do not notice; and what 10, 1,000 and 100,000 endpoints cost.
+//!
+//! First: five healthy endpoints get events that come at a steady rate, alone, and then beside five sick ones on the same
+//! topic: one refuses connections, one never answers (time-out 30 s), one answers 503, one takes 2 s, one is limited to
+//! 5/s. What the healthy five get per second, and how late the latest hundredth of it is, are compared. The same with a
+//! backlog drained as fast as it goes, where what the sick ones' events cost in CPU shows.
+//!
+//! Then: 10, 1,000 and 100,000 endpoints, each of a tenant of its own, the events spread over all of them.
+//!
+//! `cargo bench --bench isolation`; `ARAUTO_BENCH_RUNS` (3), `ARAUTO_BENCH_RATE` (500 events/s for 20 s),
+//! `ARAUTO_BENCH_EVENTS` (20000) and `ARAUTO_BENCH_ENDPOINTS` (100000) change the size, `KAFKA_BROKERS` the broker.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use rdkafka::producer::Producer as _;
+
+#[path = "rig/rig.rs"]
+mod rig;
+
+use rig::{
+    Event, SECRET,
+    broker::{self, Broker},
+    median, number,
+    process::{self, wait_for},
+    receiver::{self, Stats},
+};
+
+const HEALTHY: u64 = 5;
+const SECONDS: u64 = 20;
+
+fn main() {
+    rustls::crypto::ring::default_provider().install_default().expect("it is the first");
+    if std::env::var(process::ROLE).is_ok() {
+        return rig::runtime().block_on(receiver::serve());
+    }
+    let broker = Broker::start(std::env::args().any(|argument| argument == "--embedded"));
+    let (runs, cores) = (number("ARAUTO_BENCH_RUNS", 3), std::thread::available_parallelism().unwrap());
+    println!("{}, {cores} cores, events of {} B, median of {runs} runs", broker.kind(), rig::SIZE);
+    beside_sick_ones(&broker, runs);
+    many_endpoints(&broker);
+}
+
+fn unique(name: &str) -> String {
+    format!("bench-{name}-{}-{}", std::process::id(), receiver::micros())
+}
+
+fn head(broker: &Broker, topic: &str, prefix: &str) -> String {
+    // The embedded broker always waits for the whole of fetch.wait.max.ms, and cannot make topics.
+    let (wait, create) = if broker.is_embedded() { (10, false) } else { (500, true) };
+    format!(
+        r#"
+[kafka]
+brokers = "{}"
+group = "{prefix}"
+topics = ["{topic}"]
+start = "earliest"
+[kafka.properties]
+"fetch.wait.max.ms" = "{wait}"
+[topics]
+tiers = ["5s", "1m"]
+partitions = 1
+create = {create}
+[limits]
+drain = "30s"
+[security]
+allow = ["127.0.0.0/8"]
+[admin]
+listen = "127.0.0.1:0"
+[log]
+level = "error"
+"#,
+        broker.address()
+    )
+}
+
+fn endpoint(id: &str, url: &str, more: &str) -> String {
+    format!("[[endpoints]]\nid = \"{id}\"\nurl = \"{url}\"\nsecrets = [\"{SECRET}\"]\n{more}\n")
+}
+
+// ---- healthy ones beside sick ones ----
+
+fn beside_sick_ones(broker: &Broker, runs: u64) {
+    let mut all: [Vec<[Stats; 2]>; 2] = Default::default();
+    for _ in 0..runs {
+        for (sick, figures) in [false, true].into_iter().zip(&mut all) {
+            figures.push([steady(broker, sick), drained(broker, sick)]);
+        }
+    }
+    let of = |sick: usize, at: usize, figure: fn(&Stats) -> f64| {
+        median(all[sick].iter().map(|stats| figure(&stats[at])))
+    };
+    let ratio = |at, figure| of(1, at, figure) / of(0, at, figure);
+    let [p50, p99]: [fn(&Stats) -> f64; 2] = [|stats| stats.p50 as f64 / 1e3, |stats| stats.p99 as f64 / 1e3];
+    println!(
+        "\nfive healthy endpoints, deliveries/s and latency in ms    alone    beside five sick ones    ratio"
+    );
+    let row = |name: &str, at, figure| {
+        println!(
+            "{name:<55} {:>7.1} {:>24.1} {:>8.2}",
+            of(0, at, figure),
+            of(1, at, figure),
+            ratio(at, figure)
+        );
+    };
+    row("steady: deliveries/s", 0, Stats::rate);
+    row("steady: p50", 0, p50);
+    row("steady: p99", 0, p99);
+    row("backlog: deliveries/s (both cores busy)", 1, Stats::rate);
+}
+
+/// A receiver, an Arauto with the five, and with the sick ones if asked for.
+fn five(broker: &Broker, topic: &str, sick: bool) -> (process::Killed, String, process::Killed) {
+    let (receiver, address) = process::listening("receiver");
+    let prefix = format!("{topic}-own");
+    broker.create_own(&prefix, &["5s", "1m"]);
+    let mut config = head(broker, topic, &prefix);
+    for n in 0..HEALTHY {
+        config += &endpoint(&format!("healthy-{n}"), &format!("{address}/ok/{n}"), "");
+    }
+    if sick {
+        config += &endpoint("refuses", "http://127.0.0.1:9/", "timeout = \"30s\"");
+        config += &endpoint("hangs", &format!("{address}/silent"), "timeout = \"30s\"");
+        config += &endpoint("fails", &format!("{address}/503"), "");
+        config += &endpoint("slow", &format!("{address}/slow"), "");
+        config += &endpoint("throttled", &format!("{address}/ok/throttled"), "rate = \"5/s\"");
+    }
+    let dir = std::env::temp_dir().join(&prefix);
+    (receiver, address, process::arauto(&dir, &config))
+}
+
+/// The stats of the healthy ones together, once each has all events.
+fn healthy(address: &str, events: u64, arauto: &mut process::Killed) -> Stats {
+    let mut stats = Stats::default();
+    wait_for("all events at the healthy endpoints", || {
+        assert!(!arauto.has_ended(), "arauto ended");
+        let paths = receiver::report(address).paths;
+        let healthy = (0..HEALTHY).filter_map(|n| paths.get(&format!("/ok/{n}")));
+        let each: Vec<Stats> = healthy.cloned().collect();
+        let sum = |figure: fn(&Stats) -> u64| each.iter().map(figure).sum::<u64>();
+        let mean = |figure: fn(&Stats) -> u64| sum(figure) / HEALTHY;
+        stats = Stats {
+            unique: sum(|stats| stats.unique),
+            requests: sum(|stats| stats.requests),
+            micros: each.iter().map(|stats| stats.micros).max().unwrap_or(0),
+            p50: mean(|stats| stats.p50),
+            p99: mean(|stats| stats.p99),
+        };
+        stats.unique == events * HEALTHY
+    });
+    assert!(stats.requests < stats.unique + stats.unique / 100, "{stats:?}");
+    stats
+}
+
+/// Events at a steady rate for a while.
+fn steady(broker: &Broker, sick: bool) -> Stats {
+    let (topic, rate) = (unique("steady"), number("ARAUTO_BENCH_RATE", 500));
+    let partitions = broker.partitions(rate * SECONDS);
+    broker.create(&topic, partitions);
+    let (_receiver, address, mut arauto) = five(broker, &topic, sick);
+    let producer = broker.producer(0);
+    // The first events wait for the group; they are sent ahead and not measured.
+    broker::send(&producer, &topic, 0, &Event::new(0));
+    wait_for("the group to be joined", || {
+        producer.poll(Duration::ZERO);
+        receiver::report(&address).paths.contains_key("/ok/0")
+    });
+    let begun = Instant::now();
+    for n in 1..=rate * SECONDS {
+        while begun.elapsed() < Duration::from_micros(n * 1_000_000 / rate) {
+            producer.poll(Duration::from_micros(200));
+        }
+        broker::send(&producer, &topic, (n % partitions as u64) as i32, &Event::new(n));
+    }
+    producer.flush(Duration::from_secs(60)).unwrap();
+    healthy(&address, rate * SECONDS + 1, &mut arauto)
+}
+
+/// A backlog, as fast as it goes.
+fn drained(broker: &Broker, sick: bool) -> Stats {
+    let (topic, events) = (unique("drained"), number("ARAUTO_BENCH_EVENTS", 20_000));
+    let partitions = broker.partitions(events);
+    broker.create(&topic, partitions);
+    broker.fill(&topic, partitions, events, Event::new);
+    let (_receiver, address, mut arauto) = five(broker, &topic, sick);
+    healthy(&address, events, &mut arauto)
+}
+
+// ---- many endpoints ----
+
+struct Many {
+    endpoints: u64,
+    cpu_micros: f64,
+    idle_mib: f64,
+    active_mib: f64,
+    start: Duration,
+}
+
+fn many_endpoints(broker: &Broker) {
+    let most = number("ARAUTO_BENCH_ENDPOINTS", 100_000);
+    let figures: Vec<Many> = [10, 1_000, most].into_iter().map(|endpoints| many(broker, endpoints)).collect();
+    let cpu = |many: &Many| many.cpu_micros / figures[0].cpu_micros;
+    println!(
+        "\nendpoints   CPU/delivery   ÷ 10 endpoints   start    resident idle   per idle endpoint   all active"
+    );
+    for many in &figures {
+        let Many { endpoints, cpu_micros, idle_mib, active_mib, start } = many;
+        let each = (idle_mib - figures[0].idle_mib) * 1024.0 / *endpoints as f64;
+        println!(
+            "{endpoints:>9} {cpu_micros:>11.1} µs {:>16.2} {:>6.2} s {idle_mib:>11.1} MiB {each:>15.2} KiB {active_mib:>8.1} MiB",
+            cpu(many),
+            start.as_secs_f64(),
+        );
+    }
+}
+
+/// The cost of so many endpoints: idle, then with events spread over all of them.
+fn many(broker: &Broker, endpoints: u64) -> Many {
+    let (topic, events) = (unique("many"), number("ARAUTO_BENCH_EVENTS", 20_000) * 5);
+    let partitions = broker.partitions(events);
+    broker.create(&topic, partitions);
+    let (_receiver, address) = process::listening("receiver");
+    let prefix = format!("{topic}-own");
+    broker.create_own(&prefix, &["5s", "1m"]);
+    let mut config = head(broker, &topic, &prefix);
+    for n in 0..endpoints {
+        write!(
+            config,
+            "{}",
+            endpoint(&format!("e{n}"), &format!("{address}/ok/{n}"), &format!("tenant = \"t{n}\""))
+        )
+        .unwrap();
+    }
+    let config = config.replace("level = \"error\"", "level = \"error,arauto=info\"\nformat = \"json\"");
+    let dir = std::env::temp_dir().join(&prefix);
+    let begun = Instant::now();
+    let mut arauto = process::arauto(&dir, &config);
+    let log = dir.join("log");
+    wait_for("arauto to be running", || {
+        assert!(!arauto.has_ended(), "arauto ended");
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("partitions assigned"))
+    });
+    let start = begun.elapsed();
+    let idle = arauto.usage();
+    broker.fill(&topic, partitions, events, |n| Event {
+        // In no order, as tenants come.
+        tenant: Some(format!("t{}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % endpoints)),
+        ..Event::new(n)
+    });
+    let mut report = receiver::Report::default();
+    wait_for("all events", || {
+        assert!(!arauto.has_ended(), "arauto ended");
+        report = receiver::report(&address);
+        report.all.unique == events
+    });
+    assert_eq!((report.all.requests, report.refused), (events, 0));
+    let active = arauto.usage();
+    Many {
+        endpoints,
+        cpu_micros: (active.cpu - idle.cpu) * 1e6 / events as f64,
+        idle_mib: idle.resident,
+        active_mib: active.peak,
+        start,
+    }
+}

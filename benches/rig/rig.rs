@@ -1,0 +1,54 @@
+//! What the end-to-end benches share: a broker, events, a receiver, processes and tables.
+
+pub(crate) mod broker;
+pub(crate) mod process;
+pub(crate) mod receiver;
+
+/// The size of an event.
+pub(crate) const SIZE: usize = 1024;
+/// The secret everything is signed with.
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// One event to be.
+pub(crate) struct Event {
+    pub(crate) body: Vec<u8>,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) tenant: Option<String>,
+}
+
+impl Event {
+    /// A JSON event of 1 KiB that begins with its number and the time now.
+    pub(crate) fn new(number: u64) -> Self {
+        let at = receiver::micros();
+        let head = format!("{{\"n\":{number:010},\"at\":{at:016},\"type\":\"order.created\",\"pad\":\"");
+        let mut body = head.into_bytes();
+        body.resize(SIZE - 2, b'x');
+        body.extend_from_slice(b"\"}");
+        Self { body, key: None, tenant: None }
+    }
+
+    /// The number and the time.
+    fn read(body: &[u8]) -> (u64, u64) {
+        let number = |from: usize, to: usize| {
+            std::str::from_utf8(&body[from..to]).ok().and_then(|text| text.parse().ok())
+        };
+        number(5, 15).zip(number(21, 37)).expect("an event of ours")
+    }
+}
+
+/// A runtime of as many workers as there are cores.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
+}
+
+/// A number from the environment.
+pub(crate) fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// The one in the middle.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
