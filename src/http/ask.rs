@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{builder_without_guard, chain, install_provider};
+use super::chain;
 
 /// An admin server answers from memory; one that does not answer within this is frozen or is none.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,9 +39,12 @@ pub enum Error {
 impl Asker {
     /// Somebody to ask with.
     pub fn new() -> Result<Self, Error> {
-        install_provider();
-        let client = builder_without_guard().timeout(PATIENCE).tls_certs_only([]).build();
-        client.map(Self).map_err(Error::Client)
+        // reqwest takes the process's provider; a second call (tests, dev) finds it set already.
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::trace!("a tls provider was installed before");
+        }
+        let plain = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+        plain.timeout(PATIENCE).tls_certs_only([]).build().map(Self).map_err(Error::Client)
     }
 
     /// Asks for what is there.

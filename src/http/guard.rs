@@ -4,12 +4,17 @@
 //! serves all endpoints. Literal addresses in a URL never reach a resolver and are judged before each attempt.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
+    vec,
 };
 
+use hyper_util::client::legacy::connect::dns::Name;
 use ipnet::IpNet;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tower_service::Service;
 use url::{Host, Url};
 
 /// Judges addresses.
@@ -28,10 +33,19 @@ pub struct Blocked {
     pub class: &'static str,
 }
 
-/// A name that resolved to nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the name has no address")]
-struct NoAddress;
+/// Why a name leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum Unresolved {
+    /// It cannot be resolved.
+    #[error("the name cannot be resolved")]
+    Failed(#[source] io::Error),
+    /// It has no address.
+    #[error("the name has no address")]
+    NoAddress,
+    /// It has one that is not allowed.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
+}
 
 /// <https://www.iana.org/assignments/iana-ipv4-special-registry>, 192.88.99.0/24 of RFC 7526, multicast, and the one
 /// metadata address that clouds keep outside those: Azure's
@@ -103,20 +117,28 @@ impl Guard {
     }
 }
 
-impl Resolve for Guard {
+impl Service<Name> for Guard {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = Unresolved;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Unresolved>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Unresolved>> {
+        Poll::Ready(Ok(()))
+    }
+
     /// One forbidden address among many refuses the name: which one is connected to would be chance.
-    fn resolve(&self, name: Name) -> Resolving {
+    fn call(&mut self, name: Name) -> Self::Future {
         let guard = self.clone();
         Box::pin(async move {
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(Unresolved::Failed)?;
+            let addresses: Vec<SocketAddr> = found.collect();
             if addresses.is_empty() {
-                return Err(NoAddress.into());
+                return Err(Unresolved::NoAddress);
             }
             for address in &addresses {
                 guard.check(address.ip())?;
             }
-            let addresses: Addrs = Box::new(addresses.into_iter());
-            Ok(addresses)
+            Ok(addresses.into_iter())
         })
     }
 }

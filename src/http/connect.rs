@@ -1,0 +1,82 @@
+//! Connections of the HTTP client: resolved by the guard, TLS by rustls with the platform's roots, kept for reuse.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+use rustls_platform_verifier::Verifier;
+
+use super::{Error, guard::Guard};
+
+/// Idle connections kept to one host. Above any sensible `concurrency`, below what would exhaust descriptors.
+const IDLE_PER_HOST: usize = 512;
+/// How long they are kept: less than the 60 s after which the load balancers of AWS and others close theirs, so
+/// that we rarely write into a connection that is being closed.
+const IDLE: Duration = Duration::from_secs(50);
+/// Longest wait for a connection, shared by the addresses of the name: a first address that swallows packets must
+/// leave time for the second within the default `timeout` of 15 s.
+const CONNECT: Duration = Duration::from_secs(10);
+/// HTTP/2: a dead connection would time out everything multiplexed on it, so it is asked this often.
+const PING: Duration = Duration::from_secs(15);
+/// HTTP/2: what a receiver may send ahead of our reading, per request and per connection.
+const WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
+
+/// What requests are sent with.
+pub(super) type Sender = Client<HttpsConnector<HttpConnector<Guard>>, Full<Bytes>>;
+
+/// A sender that trusts the roots of the platform and these certificates (PEM) besides.
+pub(super) fn sender(guard: Guard, roots: &[String]) -> Result<Sender, Error> {
+    let mut http = HttpConnector::new_with_resolver(guard);
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(CONNECT));
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls(roots)?)
+        .https_or_http()
+        .enable_http1()
+        .enable_http2()
+        .wrap_connector(http);
+    Ok(Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(IDLE_PER_HOST)
+        .pool_idle_timeout(IDLE)
+        .http2_initial_stream_window_size(WINDOWS.0)
+        .http2_initial_connection_window_size(WINDOWS.1)
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PING)
+        .build(connector))
+}
+
+fn tls(roots: &[String]) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let roots: Vec<CertificateDer<'static>> = roots
+        .iter()
+        .map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()))
+        .collect::<Result<_, _>>()
+        .map_err(Error::Certificate)?;
+    let given = !roots.is_empty();
+    let builder = |provider: &Arc<CryptoProvider>| {
+        ClientConfig::builder_with_provider(Arc::clone(provider)).with_safe_default_protocol_versions()
+    };
+    let config = match Verifier::new_with_extra_roots(roots, Arc::clone(&provider)) {
+        Ok(verifier) => builder(&provider)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
+        Err(error) if given => return Err(error.into()),
+        Err(error) => {
+            // A container without any root certificate can still serve http endpoints.
+            tracing::warn!(%error, "no root certificates found, https endpoints will fail");
+            builder(&provider)?.with_root_certificates(RootCertStore::empty())
+        }
+    };
+    Ok(config.with_no_client_auth())
+}
