@@ -169,9 +169,10 @@ impl Lane {
         back
     }
 
-    /// Takes out everything that is not under way.
-    pub fn take_all(&self) -> Vec<Delivery> {
+    /// Takes nothing in any more, and gives out everything that is not under way: its endpoint is gone.
+    pub fn close(&self) -> Vec<Delivery> {
         let mut state = self.lock();
+        state.retired = true;
         let mut all = state.core.queue.take_if(|_| true);
         all.extend(state.core.order.take_all());
         self.show(&state);
@@ -186,7 +187,15 @@ impl Lane {
             let mut state = self.lock();
             state.core.limit.set_most(endpoint.concurrency);
             if old.endpoint.url != endpoint.url {
-                state.core.start_over(now());
+                state.core.start_over();
+            }
+            if old.endpoint.rate != endpoint.rate || old.endpoint.burst != endpoint.burst {
+                state.core.forget_slots();
+            }
+            if state.core.held() > 0 {
+                self.shared.became_idle(state.weight);
+                state.weight = weight(endpoint);
+                self.shared.became_active(state.weight);
             }
         }
         self.switched();
@@ -200,7 +209,7 @@ impl Lane {
         let core = &mut state.core;
         let disabled = switch.disabled_for(&url_hash(&endpoint.url)).is_some();
         if core.disabled && !disabled {
-            core.start_over(now());
+            core.start_over();
         }
         core.disabled = disabled;
         core.paused = endpoint.paused || switch.paused;
@@ -303,6 +312,11 @@ impl Lane {
         let now = now();
         let ended = {
             let mut state = self.lock();
+            if self.runtime.load().endpoint.url != endpoint.url {
+                // It says something about a receiver that is not ours any more.
+                state.core.abandoned(begun);
+                return false;
+            }
             let ended = state.core.ended(begun, (attempt, outcome), endpoint, now);
             self.show(&state);
             ended

@@ -3,14 +3,18 @@
 // All of this is test code; the lint's own exception sees only `#[test]` functions.
 #![allow(clippy::unwrap_used)]
 
+mod adaptive;
 mod addresses;
 mod at_least_once;
+mod breaker;
 mod broker_restart;
 mod cli;
 mod config;
 mod dead_letter;
 mod dependencies;
 mod dev;
+mod endpoint_changes;
+mod fairness;
 mod few_duplicates;
 mod http;
 mod isolation;

@@ -112,6 +112,12 @@ impl Breaker {
         }
     }
 
+    /// It is another receiver: closed, and what is under way says nothing.
+    pub(super) fn forget(&mut self) {
+        self.pause = Duration::ZERO;
+        self.enter(State::Closed(Window::default()));
+    }
+
     /// 0 closed, 1 probing, 2 open, as the metric has it.
     pub(super) fn level(&self) -> u8 {
         match self.state {
@@ -246,6 +252,16 @@ mod tests {
         breaker.ended(first, false, &policy, 0);
         assert!(!breaker.ended(late, true, &policy, 1));
         assert_eq!(breaker.gate(1), Gate::Shut(30_000));
+    }
+
+    #[test]
+    fn what_began_at_another_receiver_says_nothing() {
+        let policy = policy(0.5, 1);
+        let mut breaker = Breaker::new(false, 0);
+        let late = breaker.begins(0, SECOND);
+        breaker.forget();
+        breaker.ended(late, false, &policy, 1);
+        assert_eq!((breaker.gate(1), breaker.is_quiet()), (Gate::Closed, true));
     }
 
     #[test]

@@ -335,11 +335,17 @@ impl Core {
     }
 
     /// It is another receiver now, or it was told to begin anew: what was learnt means nothing any more.
-    pub(super) fn start_over(&mut self, now: i64) {
-        self.limit.start_over();
-        self.breaker = Breaker::new(false, now);
+    pub(super) fn start_over(&mut self) {
+        self.limit.forget();
+        self.breaker.forget();
         self.pace.start_over();
         (self.paused_until, self.slot, self.failing_since, self.last_error) = (0, 0, None, None);
+    }
+
+    /// The rate is another one: the slots that were reserved by the old one mean nothing any more.
+    pub(super) fn forget_slots(&mut self) {
+        self.slot = 0;
+        self.pace.forget_slots();
     }
 
     fn gate(&self, now: i64) -> Gate {

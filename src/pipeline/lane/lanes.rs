@@ -215,7 +215,7 @@ impl Lanes {
                 Some(endpoint) => lane.update(endpoint),
                 None => {
                     self.lock().remove(&lane.id);
-                    lane.take_all().into_iter().for_each(|delivery| self.shared.settler.unknown(delivery));
+                    lane.close().into_iter().for_each(|delivery| self.shared.settler.unknown(delivery));
                 }
             }
         }

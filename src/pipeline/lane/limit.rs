@@ -87,6 +87,12 @@ impl Limit {
         self.begin_round();
     }
 
+    /// It is another receiver: begins with one, and measures anew what a round trip takes.
+    pub(super) fn forget(&mut self) {
+        self.base = 0.0;
+        self.start_over();
+    }
+
     /// An attempt begins, `in_flight` with it; what is returned belongs to its [`Limit::ended`].
     pub(super) fn begins(&mut self, in_flight: usize) -> u64 {
         self.reached |= in_flight >= self.limit;
@@ -114,7 +120,8 @@ impl Limit {
 
     fn end_round(&mut self) {
         let mean = self.sum / self.count as f64;
-        if self.base == 0.0 {
+        if self.base == 0.0 || self.limit == 1 {
+            // One at a time nothing queues because of us: that is what it takes.
             self.base = mean;
         } else if mean < self.base {
             // Half of the way: one lucky round is no new base.
@@ -228,6 +235,27 @@ mod tests {
         rounds(&mut limit, 12, |_| Signal::Success(50 * MS));
         rounds(&mut limit, 200, |_| Signal::Success(300 * MS));
         assert_eq!(limit.current(), 64);
+    }
+
+    #[test]
+    fn another_receiver_is_measured_anew() {
+        let mut limit = Limit::new(64);
+        rounds(&mut limit, 12, |_| Signal::Success(5 * MS));
+        let late = limit.begins(1);
+        limit.forget();
+        limit.ended(late, Signal::Overload);
+        assert_eq!(limit.current(), 1);
+        assert_eq!(rounds(&mut limit, 12, |_| Signal::Success(300 * MS)).last(), Some(&64));
+    }
+
+    #[test]
+    fn one_at_a_time_tells_what_it_takes() {
+        let mut limit = Limit::new(64);
+        rounds(&mut limit, 12, |_| Signal::Success(MS));
+        rounds(&mut limit, 9, |_| Signal::Overload);
+        limit.start_over();
+        // It came back, a hundred times as slow.
+        assert_eq!(rounds(&mut limit, 12, |_| Signal::Success(100 * MS)).last(), Some(&64));
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Pace {
         (self.cursor, self.mean) = (0.0, None);
     }
 
+    /// Forgets what was reserved.
+    pub(super) fn forget_slots(&mut self) {
+        self.cursor = 0.0;
+    }
+
     fn measure(&mut self, now: i64) {
         let over = now - self.since;
         if !(0..MEASURED_OVER).contains(&over) {
