@@ -1,7 +1,7 @@
-//! The admin server: `/livez`, `/readyz`, `/metrics` and `/lanes`.
+//! The admin server: `/livez`, `/readyz`, `/metrics`, `/lanes`, and an operator's word to `/endpoints/{id}`.
 //!
-//! It shows what other parts report and what is counted; it never asks Kafka or an endpoint anything, so a probe is
-//! answered at once whatever is wrong.
+//! It shows what other parts report and what is counted, for which it never asks Kafka or an endpoint anything, so a
+//! probe is answered at once whatever is wrong.
 
 use std::{
     future::Future,
@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub mod control;
+mod endpoints;
 
 /// How long connections may take to end once the server is told to stop. A scrape takes milliseconds; a client that
 /// holds its connection open must not hold the process.
@@ -209,9 +210,10 @@ fn router(metrics: Metrics, health: Health, control: Control) -> Router {
     Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz).with_state(health))
-        .route("/lanes", get(lanes).with_state(control))
+        .route("/lanes", get(lanes).with_state(control.clone()))
         .route("/metrics", get(async move |State(metrics): State<Metrics>| (content_type, metrics.render())))
         .with_state(metrics)
+        .merge(endpoints::routes(control))
 }
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {

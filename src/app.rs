@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{group::Group, observe::Observation, tasks::Tasks};
+use self::{endpoints::Endpoints, group::Group, observe::Observation, tasks::Tasks};
 use crate::{
     admin::{
         self, Health,
@@ -35,11 +35,13 @@ use crate::{
         positions::{self, Positions},
         retry::Ladder,
         settle::{self, Settler},
+        switches::Switches,
         window::Window,
     },
     registry::Registry,
 };
 
+mod endpoints;
 mod group;
 pub mod load;
 mod observe;
@@ -138,20 +140,23 @@ impl App {
         let client = http::Client::new(Guard::new(&settings.security.allow)).context("no HTTP client")?;
         let admin = Admin::new(&settings.kafka)?;
         startup::topics(&admin, settings, &self.health).await?;
+        let switches = Switches::new(&settings.topics.prefix, producer.clone(), self.tasks.clone());
         let positions = Arc::new(Positions::new(positions::Options {
             prefix: settings.topics.prefix.clone(),
             group: settings.kafka.group.clone(),
             start: settings.kafka.start,
             observer: observer.clone(),
             producer: producer.clone(),
+            switches: switches.clone(),
             runtime: Handle::current(),
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),
         }));
         let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
-        let shared = self.pipeline(&positions, &producer, client, namespace);
-        self.control.fill(Parts { lanes: Arc::clone(&shared.lanes) });
+        let shared = self.pipeline(&positions, &producer, (client, switches.clone()), namespace);
+        let (registry, lanes) = (Arc::clone(&self.registry), Arc::clone(&shared.lanes));
+        self.control.fill(Parts { registry, switches: switches.clone(), lanes });
         let assignment = Arc::new(Assignment::new(
             Arc::clone(&shared),
             settings.topics.prefix.clone(),
@@ -161,21 +166,28 @@ impl App {
         ));
         let group = Group::new(settings, assignment, topics, self.stop.clone());
         group.start(&self.tasks, &shared.committer);
-        Observation { settings: Arc::clone(settings), observer, positions, group: group.clone() }.start(
-            &shared,
-            &self.health,
-            self.stop.clone(),
-        );
-        self.tend(&shared, reload)?;
-        info!(group = settings.kafka.group, "running");
+        let endpoints = self.endpoints(switches, &shared.lanes);
+        let (settings, group_) = (Arc::clone(settings), group.clone());
+        Observation { settings, observer, positions, endpoints: Arc::clone(&endpoints), group: group_ }
+            .start(&shared, &self.health, self.stop.clone());
+        self.tend(&shared, endpoints, reload)?;
+        info!(group = self.settings.kafka.group, "running");
         Ok(Some(Started { group, producer, committer: Arc::clone(&shared.committer) }))
+    }
+
+    fn endpoints(&self, switches: Switches, lanes: &Arc<Lanes>) -> Arc<Endpoints> {
+        let (registry, metrics) = (Arc::clone(&self.registry), self.metrics.clone());
+        let endpoints = Arc::new(Endpoints::new(registry, switches, Arc::clone(lanes), metrics));
+        // What the state topic said before there was anybody to tell.
+        endpoints.tell();
+        endpoints
     }
 
     fn pipeline(
         &self,
         positions: &positions::Shared,
         producer: &Producer,
-        client: http::Client,
+        (client, switches): (http::Client, Switches),
         namespace: Arc<str>,
     ) -> Arc<Shared> {
         let Self { settings, tasks, metrics, .. } = self;
@@ -202,7 +214,7 @@ impl App {
             settler.clone(),
             Arc::clone(&window),
             limits.hold,
-            crate::pipeline::switches::Switches,
+            switches,
             (tasks.clone(), metrics.clone()),
         );
         Arc::new(Shared {
@@ -223,7 +235,12 @@ impl App {
     }
 
     /// What goes on beside the pipeline: idle lanes, reloads.
-    fn tend(&self, shared: &Arc<Shared>, reload: Option<PathBuf>) -> anyhow::Result<()> {
+    fn tend(
+        &self,
+        shared: &Arc<Shared>,
+        endpoints: Arc<Endpoints>,
+        reload: Option<PathBuf>,
+    ) -> anyhow::Result<()> {
         let (lanes, until) = (Arc::clone(&shared.lanes), self.tasks.token().clone());
         self.tasks.spawn_essential("lane keeper", async move {
             while until.run_until_cancelled(tokio::time::sleep(RETIRE)).await.is_some() {
@@ -235,8 +252,7 @@ impl App {
             let reloader = reload::Reloader {
                 path,
                 settings: Arc::clone(&self.settings),
-                registry: Arc::clone(&self.registry),
-                lanes: Arc::clone(&shared.lanes),
+                endpoints,
                 metrics: self.metrics.clone(),
                 health: self.health.clone(),
             };

@@ -16,7 +16,7 @@ mod check;
 mod file;
 mod include;
 pub mod mistake;
-mod read;
+pub(crate) mod read;
 pub(crate) mod reference;
 pub mod reload;
 pub mod secret;

@@ -129,6 +129,11 @@ impl Metrics {
         lock(&self.0.endpoints).configure(&self.0.families, self.0.max_series, &configured);
     }
 
+    /// A configured endpoint is enabled, or is not, whatever its configuration says.
+    pub fn set_endpoint_enabled(&self, id: &str, enabled: bool) {
+        lock(&self.0.endpoints).set_enabled(&self.0.families, id, enabled);
+    }
+
     /// The handle of an endpoint; of the shared series when it has none of its own. Ask once per lane.
     pub fn endpoint(&self, id: &str) -> Arc<endpoint::Endpoint> {
         lock(&self.0.endpoints).handle(&self.0.families, id)

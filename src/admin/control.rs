@@ -11,7 +11,10 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::pipeline::lane::lanes::Lanes;
+use crate::{
+    pipeline::{lane::lanes::Lanes, switches::Switches},
+    registry::Registry,
+};
 
 /// The slot; clones share it.
 #[derive(Clone, Default)]
@@ -19,6 +22,10 @@ pub struct Control(Arc<OnceLock<Parts>>);
 
 /// The parts that can be reached.
 pub struct Parts {
+    /// The endpoints.
+    pub registry: Arc<Registry>,
+    /// What is known of them besides their configuration.
+    pub switches: Switches,
     /// The lanes.
     pub lanes: Arc<Lanes>,
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{group::Group, startup};
+use super::{endpoints::Endpoints, group::Group, startup};
 use crate::{
     admin::Health,
     config::settings::Settings,
@@ -26,6 +26,7 @@ pub(super) struct Observation {
     pub(super) settings: Arc<Settings>,
     pub(super) observer: Observer,
     pub(super) positions: Arc<Positions>,
+    pub(super) endpoints: Arc<Endpoints>,
     pub(super) group: Group,
 }
 
@@ -40,6 +41,7 @@ impl Observation {
         let (mut lag, mut topics) = (Instant::now(), Instant::now() + TOPICS);
         while !stop.is_cancelled() {
             self.positions.follow();
+            self.endpoints.tell();
             if Instant::now() >= lag {
                 self.report(health, self.look_at_lag(shared, stop));
                 health.joined(self.group.is_member());

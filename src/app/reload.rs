@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
-use super::{load, signal::Hangups};
+use super::{endpoints::Endpoints, load, signal::Hangups};
 use crate::{
     admin::Health,
     config::{
@@ -14,8 +14,6 @@ use crate::{
         watch::Watch,
     },
     metrics::Metrics,
-    pipeline::lane::lanes::Lanes,
-    registry::Registry,
 };
 
 /// What a reload reads and what it changes.
@@ -23,8 +21,7 @@ pub(super) struct Reloader {
     pub(super) path: PathBuf,
     /// What runs now.
     pub(super) settings: Arc<Settings>,
-    pub(super) registry: Arc<Registry>,
-    pub(super) lanes: Arc<Lanes>,
+    pub(super) endpoints: Arc<Endpoints>,
     pub(super) metrics: Metrics,
     pub(super) health: Health,
 }
@@ -71,10 +68,7 @@ impl Reloader {
         for section in needs_restart(&self.settings, &settings) {
             warn!(section, "a change of this section needs a restart");
         }
-        self.metrics
-            .set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
-        self.registry.replace(settings.endpoints.clone());
-        self.lanes.update();
+        self.endpoints.replace(settings.endpoints.clone());
         info!(?trigger, endpoints = settings.endpoints.len(), "configuration taken over");
         // What needs a restart keeps being compared with what runs.
         let mut running = (*self.settings).clone();

@@ -171,7 +171,7 @@ impl<'t, 'e> Table<'t, 'e> {
 }
 
 /// The known word a typing mistake was meant to be, if one is near.
-pub(super) fn nearest<'n>(word: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(word: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
     // A third of the letters, and one in the shortest: beyond that, suggestions puzzle more than they help.
     let most = (word.chars().count() / 3).max(1);

@@ -1,7 +1,7 @@
 //! What one endpoint and its lane count into, and which endpoints have series of their own.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc, OnceLock,
@@ -228,6 +228,8 @@ impl Drop for Gauge {
 pub(super) struct Endpoints {
     slots: HashMap<String, Slot>,
     other: Option<Arc<Endpoint>>,
+    /// Those without series of their own that are not enabled.
+    others_disabled: HashSet<String>,
 }
 
 #[derive(Default)]
@@ -247,7 +249,8 @@ impl Endpoints {
             }
         }
         let mut room = max.saturating_sub(self.slots.values().filter(|slot| slot.configured).count());
-        let (mut sharing, mut sharing_enabled) = (0, 0);
+        let mut sharing = 0;
+        self.others_disabled.clear();
         for &(id, enabled) in configured {
             // `_other` is a legal id; such an endpoint shares the shared series.
             if id != OTHER && (self.slots.contains_key(id) || room > 0) {
@@ -256,15 +259,28 @@ impl Endpoints {
                 families.begin(id, enabled);
             } else {
                 sharing += 1;
-                sharing_enabled += i64::from(enabled);
+                self.others_disabled.extend((!enabled).then(|| id.to_owned()));
             }
         }
         if sharing > 0 {
-            families.endpoint_enabled.with_label_values(&[OTHER]).set(sharing_enabled);
+            let enabled = gauge_value(sharing - self.others_disabled.len());
+            families.endpoint_enabled.with_label_values(&[OTHER]).set(enabled);
         } else {
             forget(&families.endpoint_enabled, &[OTHER]);
         }
         self.sweep(families);
+    }
+
+    /// Of a configured endpoint.
+    pub(super) fn set_enabled(&mut self, families: &Families, id: &str, enabled: bool) {
+        let gauge = |label: &str| families.endpoint_enabled.with_label_values(&[label]);
+        if self.slots.contains_key(id) {
+            gauge(id).set(i64::from(enabled));
+        } else if enabled && self.others_disabled.remove(id) {
+            gauge(OTHER).inc();
+        } else if !enabled && self.others_disabled.insert(id.to_owned()) {
+            gauge(OTHER).dec();
+        }
     }
 
     pub(super) fn handle(&mut self, families: &Arc<Families>, id: &str) -> Arc<Endpoint> {

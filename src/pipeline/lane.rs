@@ -13,6 +13,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep},
 };
+use tracing::info;
 
 pub use self::{core::Standing, order::Line};
 use self::{
@@ -74,13 +75,13 @@ struct State {
 impl Lane {
     fn new(endpoint: &Arc<Endpoint>, shared: &Arc<lanes::Shared>) -> Arc<Self> {
         let metrics = shared.metrics.lane(&endpoint.id);
-        let failing_since = shared.switches.get(&endpoint.id).failing_since;
-        let lane = Arc::new(Self {
+        let switch = shared.switches.get(&endpoint.id);
+        Arc::new(Self {
             id: Arc::clone(&endpoint.id),
             shared: Arc::clone(shared),
             runtime: ArcSwap::from_pointee(Runtime::new(Arc::clone(endpoint), None)),
             state: Mutex::new(State {
-                core: Core::new(endpoint, failing_since, now()),
+                core: Core::new(endpoint, &switch, now()),
                 workers: 0,
                 sleeping: false,
                 watched: false,
@@ -90,9 +91,7 @@ impl Lane {
             }),
             wake: Notify::new(),
             metrics,
-        });
-        lane.switched();
-        lane
+        })
     }
 
     /// Takes a delivery in; gives it back when the lane has been taken down.
@@ -203,16 +202,13 @@ impl Lane {
 
     /// What is known of the endpoint besides its configuration has changed, or may have.
     pub fn switched(self: &Arc<Self>) {
-        let endpoint = self.endpoint();
-        let switch = self.shared.switches.get(&self.id);
         let mut state = self.lock();
-        let core = &mut state.core;
-        let disabled = switch.disabled_for(&url_hash(&endpoint.url)).is_some();
-        if core.disabled && !disabled {
-            core.start_over();
+        // Asked under the lock: of two who tell at the same time, the later one must not go by what was before.
+        let (endpoint, switch) = (self.endpoint(), self.shared.switches.get(&self.id));
+        if state.core.switched(&endpoint, &switch) {
+            let Core { disabled, paused, .. } = state.core;
+            info!(endpoint = %self.id, disabled, paused, "lane switched");
         }
-        core.disabled = disabled;
-        core.paused = endpoint.paused || switch.paused;
         self.show(&state);
         self.wake.notify_one();
         self.start_worker(&mut state);
@@ -232,7 +228,8 @@ impl Lane {
         let runtime = self.runtime.load();
         let mut state = self.lock();
         let now = now();
-        let why = state.core.disabled.then(|| self.shared.switches.get(&self.id).disabled);
+        let url = url_hash(&runtime.endpoint.url);
+        let switch = self.shared.switches.get(&self.id);
         let report = Report {
             endpoint: self.id.to_string(),
             queued: state.core.queue.ready() + state.core.order.behind(),
@@ -250,7 +247,7 @@ impl Lane {
             next_probe: state.core.breaker.next_probe(now),
             paused: state.core.paused,
             paused_until: Some(state.core.paused_until).filter(|until| *until > now),
-            disabled: why.map(|disabled| disabled.map_or("", |disabled| disabled.why.as_str()).to_owned()),
+            disabled: switch.disabled_for(&url).map(|disabled| disabled.why.as_str().to_owned()),
             cursor: state.core.pace.cursor(now),
             failing_since: state.core.failing_since,
             last_error: state.core.last_error.clone(),
@@ -278,7 +275,9 @@ impl Lane {
         let attempt = runtime.attempt(&self.shared.client, &delivery, at).await;
         let mut so_far = delivery.count(&attempt, now());
         if attempt.result == AttemptResult::Status(410) {
-            so_far.gone_counts = at > self.shared.switches.get(&self.id).enabled_at;
+            // What is gone must be what is configured now.
+            let enabled_at = self.shared.switches.get(&self.id).enabled_at();
+            so_far.gone_counts = at > enabled_at && self.endpoint().url == endpoint.url;
         }
         let outcome = outcome::judge(&attempt, &endpoint.retry, &so_far, self.shared.jitter());
         self.metrics.endpoint.attempt(attempt.result, attempt.duration);
@@ -295,12 +294,14 @@ impl Lane {
                 delivery.uncharged += u32::from(!charged);
                 self.try_later(*delivery, after, reason);
             }
-            Outcome::Dead { reason } => {
-                if reason == Reason::Gone {
-                    self.disable(Why::Gone, at, endpoint).await;
+            Outcome::Dead { reason: Reason::Gone } => {
+                let known = self.disable(Why::Gone, at, endpoint).await;
+                if !known || delivery.ticket.partition().is_fenced() {
+                    return delivery.ticket.hand_back();
                 }
-                settler.dead(*delivery, reason);
+                settler.dead(*delivery, Reason::Gone);
             }
+            Outcome::Dead { reason } => settler.dead(*delivery, reason),
         }
         if failed_for_good {
             self.disable(Why::Failing, at, endpoint).await;
@@ -310,7 +311,7 @@ impl Lane {
     /// Takes in what an attempt says about the receiver. Has it failed for so long that it is to be disabled?
     fn learn(&self, begun: Begun, attempt: &Attempt, outcome: &Outcome, endpoint: &Endpoint) -> bool {
         let now = now();
-        let ended = {
+        let (ended, disabled) = {
             let mut state = self.lock();
             if self.runtime.load().endpoint.url != endpoint.url {
                 // It says something about a receiver that is not ours any more.
@@ -319,28 +320,26 @@ impl Lane {
             }
             let ended = state.core.ended(begun, (attempt, outcome), endpoint, now);
             self.show(&state);
-            ended
+            (ended, state.core.disabled)
         };
         if ended.recovered {
             self.shared.switches.note_success(&self.id);
         }
         let Some(since) = ended.failing_since else { return false };
         let failing = now.saturating_sub(since);
-        if failing >= millis(NOTED_AFTER) {
-            self.shared.switches.note_failing(&self.id, since);
+        // Of a short patience a restart must not forget most.
+        let noted_after = endpoint.disable_after.map_or(NOTED_AFTER, |longest| NOTED_AFTER.min(longest / 4));
+        if failing >= millis(noted_after) {
+            self.shared.switches.note_failing(&self.id, since, &endpoint.url);
         }
-        endpoint.disable_after.is_some_and(|longest| failing >= millis(longest))
+        !disabled && endpoint.disable_after.is_some_and(|longest| failing >= millis(longest))
     }
 
-    /// Nothing is sent any more from now on; returns when every instance can know it.
-    async fn disable(&self, why: Why, begun: i64, endpoint: &Endpoint) {
-        {
-            let mut state = self.lock();
-            if self.runtime.load().endpoint.url == endpoint.url {
-                state.core.disabled = true;
-            }
-        }
-        self.shared.switches.disable(&self.id, why, begun, &endpoint.url).await;
+    /// Nothing is sent any more from now on; returns when every instance can know it, or false when that will not be.
+    async fn disable(self: &Arc<Self>, why: Why, begun: i64, endpoint: &Endpoint) -> bool {
+        let written = self.shared.switches.disable(&self.id, why, begun, &endpoint.url);
+        self.switched();
+        written.await
     }
 
     /// A short wait stays in memory where there is room, a longer one goes to a retry topic; who keeps an order waits
@@ -381,7 +380,7 @@ impl Lane {
 
     fn start_worker(self: &Arc<Self>, state: &mut State) {
         let core = &state.core;
-        let idle = core.queue.is_empty() || (core.paused && !core.disabled);
+        let idle = core.queue.is_empty() || core.paused;
         if !idle && state.workers < core.limit.current() {
             state.workers += 1;
             self.shared.tasks.spawn("lane worker", Arc::clone(self).work());

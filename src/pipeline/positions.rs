@@ -8,15 +8,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Headers,
     ledger::metadata::{self, Position},
     state::{self, Entry, State},
+    switches::{self, Switches},
 };
 use crate::{
     app::tasks::Tasks,
@@ -24,7 +23,7 @@ use crate::{
     kafka::{
         consumer::{self, Consumer, TopicPartition},
         observer::{Followed, Observer},
-        producer::{Outgoing, Producer},
+        producer::Producer,
         topics::{parse_tier, state_topic},
     },
     metrics::{Metrics, Reset},
@@ -89,6 +88,8 @@ pub struct Options {
     pub observer: Observer,
     /// Writes state records.
     pub producer: Producer,
+    /// Takes in what the state topic says of endpoints.
+    pub switches: Switches,
     /// The runtime that state records are sent on.
     pub runtime: Handle,
     /// Where work is spawned.
@@ -311,7 +312,8 @@ impl Positions {
     }
 
     fn take(&self, key: &str, value: Option<&[u8]>) {
-        let again = self.state().apply(key, value);
+        let again = self.options.switches.take_in(key, value);
+        let again = again.or_else(|| self.state().apply(key, value));
         if let Some(entry) = again {
             self.write(entry);
         }
@@ -319,12 +321,7 @@ impl Positions {
 
     /// Writes a state record, for as long as it takes.
     fn write(&self, entry: Entry) {
-        let record = Outgoing {
-            topic: state_topic(&self.options.prefix),
-            key: Some(Bytes::from(entry.key)),
-            value: Some(Bytes::from(entry.value)),
-            headers: Headers::default(),
-        };
+        let record = switches::record(&state_topic(&self.options.prefix), entry);
         while let Err(trouble) = self.options.runtime.block_on(self.options.producer.send(&record)) {
             if self.options.stop.is_cancelled() {
                 return;

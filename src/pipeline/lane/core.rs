@@ -16,6 +16,7 @@ use crate::{
     pipeline::{
         delivery::{Delivery, millis},
         outcome::{Attempt, AttemptResult, Outcome},
+        switch::{Switch, url_hash},
         window::Share,
     },
 };
@@ -49,8 +50,9 @@ pub(super) struct Core {
     pub(super) paused_until: i64,
     /// The limiter's next slot, when the last one who asked had to wait.
     slot: i64,
-    /// Since when every attempt failed.
+    /// Since when every attempt failed, and has that been noted down?
     pub(super) failing_since: Option<i64>,
+    noted: bool,
     pub(super) last_error: Option<String>,
 }
 
@@ -118,25 +120,50 @@ pub enum Standing {
 
 impl Core {
     /// Nothing is known of the receiver: it begins with one at a time, or with a probe if it was failing.
-    pub(super) fn new(endpoint: &Endpoint, failing_since: Option<i64>, now: i64) -> Self {
-        Self {
+    pub(super) fn new(endpoint: &Endpoint, switch: &Switch, now: i64) -> Self {
+        let failing = switch.failing_since(&url_hash(&endpoint.url)).is_some();
+        let mut core = Self {
             queue: Queue::default(),
             order: Order::default(),
             limit: Limit::new(endpoint.concurrency),
-            breaker: Breaker::new(failing_since.is_some(), now),
+            breaker: Breaker::new(failing, now),
             pace: Pace::default(),
             in_flight: 0,
             held: 0,
             held_bytes: 0,
             held_by: HashMap::new(),
             ordering: endpoint.ordering,
-            paused: endpoint.paused,
+            paused: false,
             disabled: false,
             paused_until: 0,
             slot: 0,
-            failing_since,
+            failing_since: None,
+            noted: false,
             last_error: None,
+        };
+        core.switched(endpoint, switch);
+        core
+    }
+
+    /// Goes by what is known of the endpoint besides its configuration; says whether it sends otherwise than before.
+    pub(super) fn switched(&mut self, endpoint: &Endpoint, switch: &Switch) -> bool {
+        let url = url_hash(&endpoint.url);
+        let before = (self.disabled, self.paused);
+        let disabled = switch.disabled_for(&url).is_some();
+        if self.disabled && !disabled {
+            self.start_over();
         }
+        self.disabled = disabled;
+        // What is given up does not wait.
+        self.paused = !disabled && (endpoint.paused || switch.paused_since().is_some());
+        match switch.failing_since(&url) {
+            Some(since) => self.failing_since = Some(self.failing_since.map_or(since, |own| own.min(since))),
+            // It worked on another instance, or was enabled.
+            None if self.noted => self.failing_since = None,
+            None => self.failing_since = self.failing_since.filter(|since| *since > switch.enabled_at()),
+        }
+        self.noted = switch.failing_since(&url).is_some();
+        before != (self.disabled, self.paused)
     }
 
     /// Deliveries taken in and not yet on their way out.
@@ -317,6 +344,9 @@ impl Core {
 
     /// Can nothing be sent within that time?
     pub(super) fn is_blocked(&self, within: Duration, now: i64) -> bool {
+        if self.disabled {
+            return false;
+        }
         let too_late = now.saturating_add(millis(within));
         match self.gate(now) {
             Gate::Paused => true,
