@@ -16,7 +16,9 @@ use crate::{app, config::settings::Settings};
 
 mod admin;
 mod check;
+mod date;
 mod dev;
+mod endpoints;
 mod lanes;
 mod listen;
 mod log;
@@ -62,6 +64,8 @@ enum Command {
     Check(check::Args),
     /// Show what a running instance does for each endpoint, those in trouble first.
     Lanes(lanes::Args),
+    /// Enable an endpoint again, pause one, or let it go on.
+    Endpoints(endpoints::Args),
     /// Show where the group stands, or decide where it goes on.
     Offsets(offsets::Args),
     /// Receive webhooks, verify and print them.
@@ -106,6 +110,11 @@ impl Cli {
                 let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
                 log::init_quiet(&log::default())?;
                 block_on(lanes::run(&args, &admin, self.json))
+            }
+            Command::Endpoints(args) => {
+                let settings = load(&self.config)?;
+                log::init_quiet(&settings.log)?;
+                block_on(endpoints::run(args, &settings, self.json))
             }
             Command::Offsets(args) => {
                 let settings = load(&self.config)?;

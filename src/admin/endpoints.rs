@@ -79,9 +79,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error) = match self {
             Self::NotYet(not_yet) => return not_yet.into_response(),
-            Self::Foreign => {
-                (StatusCode::FORBIDDEN, "requests of pages in a browser (with an Origin) are refused".to_owned())
-            }
+            Self::Foreign => (
+                StatusCode::FORBIDDEN,
+                "requests of pages in a browser (with an Origin) are refused".to_owned(),
+            ),
             Self::Unknown(id, None) => (StatusCode::NOT_FOUND, format!("there is no endpoint {id:?}")),
             Self::Unknown(id, Some(near)) => {
                 (StatusCode::NOT_FOUND, format!("there is no endpoint {id:?}; did you mean {near:?}?"))

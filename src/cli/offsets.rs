@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use super::{Done, Usage};
+use super::{Done, Usage, date::unix_millis};
 use crate::{
     config::{settings::Settings, value::parse_duration},
     kafka::{
@@ -97,28 +97,6 @@ fn parse(text: &str, now: i64) -> Option<Position> {
     }
     let date: toml::value::Datetime = text.parse().ok()?;
     Some(Position::At(unix_millis(&date)?))
-}
-
-/// An RFC 3339 date with its offset; TOML's dates are the same.
-fn unix_millis(date: &toml::value::Datetime) -> Option<i64> {
-    let (day, time) = (date.date?, date.time?);
-    let offset = match date.offset? {
-        toml::value::Offset::Z => 0,
-        toml::value::Offset::Custom { minutes } => i64::from(minutes),
-    };
-    let seconds =
-        i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0));
-    let days = days_from_civil(i64::from(day.year), i64::from(day.month), i64::from(day.day));
-    Some((days * 86_400 + seconds - offset * 60) * 1000 + i64::from(time.nanosecond.unwrap_or(0) / 1_000_000))
-}
-
-/// Days since 1970-01-01: <https://howardhinnant.github.io/date_algorithms.html#days_from_civil>.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
 fn resolve(observer: &Observer, of: &TopicPartition, position: Position) -> anyhow::Result<i64> {

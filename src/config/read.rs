@@ -176,7 +176,10 @@ pub(crate) fn nearest<'n>(word: &str, known: impl Iterator<Item = &'n str>) -> O
     // A third of the letters, and one in the shortest: beyond that, suggestions puzzle more than they help.
     let most = (word.chars().count() / 3).max(1);
     known
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_ascii_lowercase()), candidate))
+        .map(|candidate| {
+            let like = candidate.to_ascii_lowercase().replace('-', "_");
+            (strsim::damerau_levenshtein(&word, &like), candidate)
+        })
         .filter(|(distance, _)| *distance <= most)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

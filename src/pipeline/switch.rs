@@ -141,12 +141,12 @@ impl Command {
     /// Why it could not take effect on that endpoint, and what to do instead.
     pub fn refused(self, endpoint: &Endpoint) -> Option<&'static str> {
         match self {
-            Self::Enable if !endpoint.enabled => {
-                Some("the configuration has enabled = false for it; change it there, a running instance reloads")
-            }
-            Self::Resume if endpoint.paused => {
-                Some("the configuration has paused = true for it; change it there, a running instance reloads")
-            }
+            Self::Enable if !endpoint.enabled => Some(
+                "the configuration has enabled = false for it; change it there, a running instance reloads",
+            ),
+            Self::Resume if endpoint.paused => Some(
+                "the configuration has paused = true for it; change it there, a running instance reloads",
+            ),
             Self::Enable | Self::Pause | Self::Resume => None,
         }
     }
@@ -312,4 +312,158 @@ fn entry<F: Fact>(id: &str, fact: &F) -> Entry {
 
     let value = serde_json::to_vec(&Versioned { v: VERSION, fact }).expect("plain values have a JSON form");
     Entry { key: format!("{PREFIX}{id}/{}", F::NAME), value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: &str = "https://crm.example.com/hooks?token=secret";
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    fn disabled(begun: i64) -> Disabled {
+        Disabled { why: Why::Gone, begun, url: url_hash(&url(HERE)) }
+    }
+
+    /// Reads records in order; what is known of `crm` in the end, and what was to be written again.
+    fn read(records: &[Entry]) -> (Switch, Vec<Entry>) {
+        let mut facts = Facts::default();
+        let again = records.iter().filter_map(|entry| facts.apply(&entry.key, Some(&entry.value)).again);
+        let again = again.collect();
+        (facts.get("crm"), again)
+    }
+
+    fn is_disabled(switch: &Switch) -> bool {
+        switch.disabled_for(&url_hash(&url(HERE))).is_some()
+    }
+
+    #[test]
+    fn records_are_small_and_keep_urls_to_themselves() {
+        let mut facts = Facts::default();
+        let text = |entry: Entry| format!("{} {}", entry.key, String::from_utf8(entry.value).unwrap());
+        let url = url(HERE);
+        let hash = url_hash(&url);
+        assert_eq!(hash.len(), 16);
+        assert_eq!(
+            text(facts.disable("crm", disabled(7))),
+            format!(r#"endpoint/crm/disabled {{"v":1,"why":"gone","begun":7,"url":"{hash}"}}"#)
+        );
+        let said = |facts: &mut Facts, command| text(facts.command("crm", command, 9));
+        assert_eq!(said(&mut facts, Command::Enable), r#"endpoint/crm/enabled {"v":1,"at":9}"#);
+        let paused = r#"endpoint/crm/paused {"v":1,"at":9,"paused":true}"#;
+        assert_eq!(said(&mut facts, Command::Pause), paused);
+        // The second word within a millisecond is the later one all the same.
+        let resumed = r#"endpoint/crm/paused {"v":1,"at":10,"paused":false}"#;
+        assert_eq!(said(&mut facts, Command::Resume), resumed);
+        let failing = format!(r#"endpoint/crm/failing {{"v":1,"at":20,"since":11,"url":"{hash}"}}"#);
+        assert_eq!(facts.fails("crm", 11, &url, 20).map(text), Some(failing));
+        let works = format!(r#"endpoint/crm/failing {{"v":1,"at":30,"since":null,"url":"{hash}"}}"#);
+        assert_eq!(facts.works("crm", 30).map(text), Some(works));
+    }
+
+    #[test]
+    fn an_answer_to_an_attempt_begun_before_the_last_enabling_does_not_count() {
+        let rows = [
+            (vec![], false),
+            (vec![disabled(10)], true),
+            // Whatever the clock of the machine shows where it was enabled.
+            (vec![disabled(10), disabled(1_000)], true),
+        ];
+        for (found, expected) in rows {
+            let mut facts = Facts::default();
+            found.into_iter().for_each(|disabled| drop(facts.disable("crm", disabled)));
+            assert_eq!(is_disabled(&facts.get("crm")), expected);
+            facts.command("crm", Command::Enable, 500);
+            assert!(!is_disabled(&facts.get("crm")));
+            facts.disable("crm", disabled(499));
+            assert!(!is_disabled(&facts.get("crm")), "it began before");
+            facts.disable("crm", disabled(2_000));
+            assert!(is_disabled(&facts.get("crm")), "it began after");
+        }
+    }
+
+    #[test]
+    fn another_url_is_another_receiver() {
+        let mut facts = Facts::default();
+        facts.disable("crm", disabled(10));
+        facts.fails("crm", 5, &url(HERE), 20);
+        let (here, there) = (url_hash(&url(HERE)), url_hash(&url("https://crm.example.com/")));
+        let switch = facts.get("crm");
+        assert!(switch.disabled_for(&here).is_some() && switch.disabled_for(&there).is_none());
+        assert_eq!((switch.failing_since(&here), switch.failing_since(&there)), (Some(5), None));
+    }
+
+    #[test]
+    fn of_two_records_the_later_said_counts_in_whichever_order_they_are_read() {
+        let mut one = Facts::default();
+        let records = |facts: &mut Facts| {
+            let pause = facts.command("crm", Command::Pause, 1);
+            let resume = facts.command("crm", Command::Resume, 2);
+            let (early, late) = (facts.disable("crm", disabled(1)), facts.disable("crm", disabled(2)));
+            [(pause, resume), (early, late)]
+        };
+        for (earlier, later) in records(&mut one) {
+            let (in_order, none) = read(&[earlier.clone(), later.clone()]);
+            let (swapped, again) = read(&[later.clone(), earlier]);
+            assert_eq!((&in_order, none), (&swapped, vec![]));
+            assert_eq!(again, [later], "a restart must come to the same");
+        }
+        // Two facts never take each other back.
+        let mut other = Facts::default();
+        let (pause, disable) = (one.command("crm", Command::Pause, 9), other.disable("crm", disabled(9)));
+        for records in [[pause.clone(), disable.clone()], [disable, pause]] {
+            let (switch, again) = read(&records);
+            assert!(is_disabled(&switch) && switch.paused_since() == Some(9) && again.is_empty());
+        }
+    }
+
+    #[test]
+    fn failing_is_written_once_and_taken_back_once() {
+        let (mut facts, url) = (Facts::default(), url(HERE));
+        assert!(facts.works("crm", 1).is_none(), "nobody said that it fails");
+        assert!(facts.fails("crm", 10, &url, 70).is_some());
+        for since in [10, 20] {
+            assert!(facts.fails("crm", since, &url, 80).is_none(), "known");
+        }
+        assert!(facts.fails("crm", 5, &url, 80).is_some(), "for longer than was known");
+        assert!(facts.works("crm", 90).is_some());
+        assert!(facts.works("crm", 91).is_none());
+        assert_eq!(facts.get("crm").failing_since(&url_hash(&url)), None);
+        // After an enabling only what fails since then counts.
+        facts.command("crm", Command::Enable, 100);
+        assert!(facts.fails("crm", 99, &url, 200).is_none());
+        assert!(facts.fails("crm", 101, &url, 200).is_some());
+        facts.command("crm", Command::Enable, 300);
+        assert_eq!(facts.get("crm").failing_since(&url_hash(&url)), None);
+    }
+
+    #[test]
+    fn junk_is_left_alone_and_later_versions_are_read() {
+        let mut facts = Facts::default();
+        for (key, value) in [
+            ("endpoint/crm/paused", &b"\xff"[..]),
+            ("endpoint/crm/paused", b"{}"),
+            ("endpoint/crm/paused", b"[]"),
+            ("endpoint/crm/disabled", br#"{"v":1,"why":"bored","begun":1,"url":"x"}"#),
+            ("endpoint/crm/enabled", br#"{"at":"yesterday"}"#),
+            ("endpoint/crm/cheered", br#"{"at":1}"#),
+            ("endpoint/crm", b"{}"),
+            ("endpoint/", b"{}"),
+            ("owner", b"{}"),
+            ("", b""),
+        ] {
+            assert_eq!(facts.apply(key, Some(value)), Applied::default(), "{key}");
+        }
+        assert_eq!(facts.get("crm"), Switch::default());
+        let later = br#"{"v":9,"at":4,"paused":true,"by":"somebody"}"#;
+        let changed = facts.apply("endpoint/crm/paused", Some(later)).changed;
+        assert_eq!((changed.as_deref(), facts.get("crm").paused_since()), (Some("crm"), Some(4)));
+        assert_eq!(facts.apply("endpoint/crm/paused", Some(later)), Applied::default(), "nothing new");
+        let changed = facts.apply("endpoint/crm/paused", None).changed;
+        assert_eq!((changed.as_deref(), facts.get("crm")), (Some("crm"), Switch::default()));
+        assert_eq!(facts.apply("endpoint/crm/paused", None), Applied::default());
+    }
 }

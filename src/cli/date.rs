@@ -1,0 +1,68 @@
+//! Dates as people write them (RFC 3339), and unix milliseconds.
+
+/// Unix milliseconds of an RFC 3339 date with its offset; TOML's dates are the same.
+pub(super) fn unix_millis(date: &toml::value::Datetime) -> Option<i64> {
+    let (day, time) = (date.date?, date.time?);
+    let offset = match date.offset? {
+        toml::value::Offset::Z => 0,
+        toml::value::Offset::Custom { minutes } => i64::from(minutes),
+    };
+    let seconds =
+        i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0));
+    let days = days_from_civil(i64::from(day.year), i64::from(day.month), i64::from(day.day));
+    Some((days * 86_400 + seconds - offset * 60) * 1000 + i64::from(time.nanosecond.unwrap_or(0) / 1_000_000))
+}
+
+/// An RFC 3339 date of unix milliseconds, to the second.
+pub(super) fn rfc3339(millis: i64) -> String {
+    let seconds = millis.div_euclid(1000);
+    let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
+    let time = seconds.rem_euclid(86_400);
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Days since 1970-01-01: <https://howardhinnant.github.io/date_algorithms.html#days_from_civil>.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// The way back: <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let month = (shifted + 2) % 12 + 1;
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day_of_year - (153 * shifted + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("1969-12-31T23:59:59Z", -1_000),
+            ("2000-02-29T12:00:00Z", 951_825_600_000),
+            ("2023-11-14T22:13:20Z", 1_700_000_000_000),
+            ("2024-02-29T00:00:00Z", 1_709_164_800_000),
+            ("2026-03-01T00:00:01Z", 1_772_323_201_000),
+            ("2100-12-31T23:59:59Z", 4_133_980_799_000),
+        ] {
+            assert_eq!(rfc3339(millis), text);
+            assert_eq!(rfc3339(millis + 999), text);
+            assert_eq!(unix_millis(&text.parse().unwrap()), Some(millis), "{text}");
+        }
+        assert_eq!(unix_millis(&"2023-11-14T23:13:20.5+01:00".parse().unwrap()), Some(1_700_000_000_500));
+        assert_eq!(unix_millis(&"2023-11-14".parse().unwrap()), None);
+    }
+}
