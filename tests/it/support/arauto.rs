@@ -83,7 +83,16 @@ impl Arauto {
     /// Status and body of a page of the admin server; `None` when it does not answer.
     pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
         let (address, path) = (self.admin_address().to_owned(), path.to_owned());
-        tokio::task::spawn_blocking(move || get(&address, &path).ok()).await.unwrap()
+        tokio::task::spawn_blocking(move || ask(&address, "GET", &path, "").ok()).await.unwrap()
+    }
+
+    /// Says something to the admin server, with more headers (`"origin: null\r\n"`); status and answer.
+    pub(crate) async fn post(&self, path: &str, headers: &str) -> (u16, Value) {
+        let (address, path) = (self.admin_address().to_owned(), path.to_owned());
+        let headers = format!("content-length: 0\r\n{headers}");
+        let ask = move || ask(&address, "POST", &path, &headers);
+        let (status, answer) = tokio::task::spawn_blocking(ask).await.unwrap().expect("an answer");
+        (status, serde_json::from_str(&answer).unwrap_or(Value::String(answer)))
     }
 
     /// Its metrics now.
@@ -207,10 +216,10 @@ fn collect(stream: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
 }
 
 /// HTTP/1.0, so that the answer ends with the connection and is not chunked.
-fn get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+fn ask(address: &str, method: &str, path: &str, headers: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nhost: {address}\r\n{headers}\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;

@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
@@ -95,6 +97,14 @@ impl Cluster {
         let mut results = self.admin().describe_configs([&resource], &admin_options()).await.unwrap();
         let config = results.remove(0).unwrap_or_else(|code| panic!("{topic} has no configuration: {code}"));
         config.entries.into_iter().map(|entry| (entry.name, entry.value.unwrap_or_default())).collect()
+    }
+
+    /// Puts this configuration of a topic in the place of all that was set for it.
+    pub(crate) async fn configure_topic(&self, topic: &str, config: &[(&str, &str)]) {
+        let alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let alter = config.iter().fold(alter, |alter, (key, value)| alter.set(key, value));
+        let results = self.admin().alter_configs([&alter], &admin_options()).await.unwrap();
+        results[0].as_ref().unwrap_or_else(|(_, code)| panic!("{topic} was not configured: {code}"));
     }
 
     /// All topics and how many partitions they have.

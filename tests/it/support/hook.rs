@@ -60,6 +60,8 @@ pub(crate) struct Reply {
     headers: Vec<(String, String)>,
     body: Bytes,
     delay: Duration,
+    /// Not before [`Hook::wake`].
+    held: bool,
 }
 
 impl Reply {
@@ -70,12 +72,19 @@ impl Reply {
 
     /// This status at once.
     pub(crate) fn status(status: u16) -> Self {
-        Self { status: Some(status), headers: Vec::new(), body: Bytes::new(), delay: Duration::ZERO }
+        let (headers, body) = (Vec::new(), Bytes::new());
+        Self { status: Some(status), headers, body, delay: Duration::ZERO, held: false }
     }
 
     /// No answer until [`Hook::wake`]; the connection stays open.
     pub(crate) fn never() -> Self {
         Self { status: None, ..Self::ok() }
+    }
+
+    /// Only after [`Hook::wake`].
+    pub(crate) fn when_woken(mut self) -> Self {
+        self.held = true;
+        self
     }
 
     /// With one more header.
@@ -165,7 +174,7 @@ impl Hook {
         self.lock().script = Arc::new(script);
     }
 
-    /// Answers what would never have been answered, with 503.
+    /// Answers what was to wait for this, and, with 503, what would never have been answered.
     pub(crate) fn wake(&self) {
         self.lock().woken.notify_waiters();
     }
@@ -311,6 +320,9 @@ async fn answer(
         woken.await;
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
+    if reply.held {
+        woken.await;
+    }
     tokio::time::sleep(reply.delay).await;
     let mut response = (StatusCode::from_u16(status).unwrap(), reply.body).into_response();
     for (name, value) in reply.headers {
