@@ -246,6 +246,9 @@ async fn failing_without_one_success_disables_it_and_a_restart_does_not_begin_an
     let hook = Hook::refusing(500).await;
     let endpoint = Endpoint::new("crm", &hook.url())
         .set("disable_after", "12s")
+        // After the restart single ones go, to see.
+        .set("breaker.open_for", "1s")
+        .set("breaker.max_open", "1s")
         .set("retry.schedule", vec!["300ms"; 1000]);
     let file = rig.config().endpoint(endpoint).write();
     let mut arauto = Arauto::run(&file.path()).await;
