@@ -26,7 +26,8 @@ use super::{
     outcome::{self, Attempt, AttemptResult, Outcome, Reason},
     route::may_have,
     switch::{Why, url_hash},
-    window::{Class, Share},
+    ticket::Partition,
+    window::Share,
 };
 use crate::{config::settings::Endpoint, metrics};
 
@@ -64,10 +65,10 @@ struct State {
     /// Workers alive, the sleeper included.
     workers: usize,
     sleeping: bool,
-    /// Does anybody wait for room here?
+    /// Does anybody wait until it is not full any more?
     watched: bool,
-    /// The weight it counts with among the active lanes, while it is one.
-    weight: usize,
+    /// Does anybody wait until it has room, to read past another one?
+    wanted: bool,
     used: Instant,
     retired: bool,
 }
@@ -85,7 +86,7 @@ impl Lane {
                 workers: 0,
                 sleeping: false,
                 watched: false,
-                weight: 0,
+                wanted: false,
                 used: Instant::now(),
                 retired: false,
             }),
@@ -106,22 +107,30 @@ impl Lane {
     }
 
     /// Is there room for one more of this partition? Whoever is told that there is not is woken when there is.
-    pub fn standing(&self, partition: Share, own: bool) -> Standing {
+    pub fn standing(&self, partition: &Partition) -> Standing {
         let endpoint = self.endpoint();
-        let bounds = self.shared.bounds(weight(&endpoint));
+        let mut bounds = self.shared.bounds(endpoint.priority);
+        if partition.tier.is_some() {
+            bounds = bounds.for_returned();
+        }
         let mut state = self.lock();
-        let standing = state.core.standing(&endpoint, (partition, own), bounds, now());
+        let standing = state.core.standing(&endpoint, (partition.epoch, partition.own), bounds, now());
         state.watched |= standing == Standing::Full;
         standing
     }
 
-    /// Does it hold less than half of its share? If not, whoever asks is woken when it does.
+    /// Does it hold less than half of its share, and can it send? If not, whoever asks is woken when it holds less.
     pub fn has_room(&self) -> bool {
         let bounds = self.bounds();
         let mut state = self.lock();
-        let room = state.core.has_room(bounds);
-        state.watched |= !room;
+        let room = state.core.has_room(bounds, now());
+        state.wanted |= !room;
         room
+    }
+
+    /// Can it send nothing for long, whatever its rate?
+    pub fn is_shut(&self) -> bool {
+        self.lock().core.is_shut(self.shared.hold, now())
     }
 
     /// Parks the oldest it holds until it is below half of its share, or all but one to probe with when it cannot
@@ -162,6 +171,9 @@ impl Lane {
     /// Takes out what came from one life of a partition and is not under way.
     pub fn take_back(&self, partition: Share) -> Vec<Delivery> {
         let mut state = self.lock();
+        if !state.core.holds(partition) {
+            return Vec::new();
+        }
         let mut back = state.core.queue.take_back(partition);
         back.extend(state.core.order.take_back(partition));
         self.show(&state);
@@ -441,35 +453,30 @@ impl Lane {
     fn hold(self: &Arc<Self>, state: &mut State, delivery: &Delivery) -> Hold {
         let (partition, bytes) = (delivery.ticket.partition().epoch, delivery.bytes());
         state.core.hold(partition, bytes);
-        self.shared.took_one();
-        if state.core.held() == 1 {
-            state.weight = weight(&self.endpoint());
-            self.shared.became_active(state.weight);
-        }
+        self.shared.took_one(bytes);
         Hold { lane: Arc::clone(self), partition, bytes }
     }
 
     fn release(&self, partition: Share, bytes: usize) {
         let mut state = self.lock();
         state.core.release(partition, bytes);
-        self.shared.gave_one_back();
+        self.shared.gave_one_back(bytes);
         state.used = Instant::now();
-        if state.core.held() == 0 {
-            self.shared.became_idle(state.weight);
-        }
-        if !state.watched {
+        if !state.watched && !state.wanted {
             return;
         }
+        let bounds = self.bounds();
         // Somewhat below full, so that a waiting partition is not woken for every single place.
-        let bounds = self.shared.bounds(state.weight);
-        if state.core.held() < bounds.share - bounds.share / 4 {
-            state.watched = !state.core.has_room(bounds);
+        let not_full = state.core.held() < bounds.share - bounds.share / 4;
+        let roomy = state.wanted && state.core.has_room(bounds, now());
+        if (state.watched && not_full) || roomy {
+            (state.watched, state.wanted) = (state.watched && !not_full, state.wanted && !roomy);
             self.shared.room.notify_waiters();
         }
     }
 
     fn bounds(&self) -> core::Bounds {
-        self.shared.bounds(weight(&self.endpoint()))
+        self.shared.bounds(self.runtime.load().endpoint.priority)
     }
 
     fn endpoint(&self) -> Arc<Endpoint> {
@@ -488,11 +495,6 @@ impl Lane {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What its share of the window weighs.
-fn weight(endpoint: &Endpoint) -> usize {
-    usize::try_from(Class::new(endpoint.priority, false).weight()).expect("weights are small and above zero")
 }
 
 /// A delivery's place in its lane; given back when dropped.

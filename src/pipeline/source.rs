@@ -72,6 +72,10 @@ impl Source {
     }
 
     async fn step(&mut self) {
+        if self.life.ledger().is_crowded() {
+            let Partition { topic, id, .. } = &*self.life;
+            debug!(%topic, partition = id, "intake stops until less is owed out of order");
+        }
         while self.life.ledger().is_crowded() {
             sleep(self.shared.commit_interval).await;
         }
@@ -132,6 +136,7 @@ impl Source {
         let hashes: Vec<u32> =
             matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()).collect();
         let opened = self.open(event, (offset, timestamp), bytes, &hashes);
+        self.fed.event();
         for (slot, endpoint) in matches.iter().enumerate() {
             let urgent = (opened.held.event.priority.unwrap_or(endpoint.priority), false);
             let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id), urgent).await;

@@ -107,6 +107,14 @@ pub(super) struct Bounds {
     pub(super) hold: Duration,
 }
 
+impl Bounds {
+    /// For what comes back from a retry tier: it goes before fresh events, so they must not keep it out.
+    pub(super) fn for_returned(self) -> Self {
+        let more = |bound: usize| bound.saturating_add(bound / 2);
+        Self { share: more(self.share), bytes: more(self.bytes), ..self }
+    }
+}
+
 /// What a partition finds when it wants to hand something to the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -213,9 +221,15 @@ impl Core {
         if self.is_blocked(bounds.hold, now) { Standing::Blocked } else { Standing::Room }
     }
 
-    /// Does it hold less than half of its share?
-    pub(super) fn has_room(&self, bounds: Bounds) -> bool {
-        self.held < bounds.share.div_ceil(2) && self.held_bytes <= bounds.bytes / 2
+    /// Does it hold less than half of its share, and can it send?
+    pub(super) fn has_room(&self, bounds: Bounds, now: i64) -> bool {
+        let little = self.held < bounds.share.div_ceil(2) && self.held_bytes <= bounds.bytes / 2;
+        little && !self.is_blocked(bounds.hold, now)
+    }
+
+    /// Does it hold anything of this life of a partition?
+    pub(super) fn holds(&self, partition: Share) -> bool {
+        self.held_by.contains_key(&partition)
     }
 
     /// Takes one in, or back, to go when it is due, when it is its turn and when the limits allow.
@@ -291,6 +305,7 @@ impl Core {
             self.pace.arrived(attempt.duration, now);
             return Ended { recovered: self.failing_since.take().is_some(), failing_since: None };
         }
+        self.pace.failed(attempt.duration);
         self.last_error = Some(describe(attempt));
         Ended { recovered: false, failing_since: Some(*self.failing_since.get_or_insert(now)) }
     }
@@ -328,9 +343,12 @@ impl Core {
                 spacing.map_or(from, |spacing| self.pace.reserve(from, self.held, spacing))
             }
         };
-        delivery.due = slot.max(delivery.due);
         let reserved = spacing.is_some() && !matches!(why, Park::Paused | Park::Breaker);
-        delivery.parks = delivery.parks.saturating_add(u32::from(!reserved));
+        // Its slot was not kept: whatever the next one is, it must not come back as soon as this time.
+        let missed = reserved && delivery.ticket.partition().tier.is_some();
+        let earliest = if missed { now + doubled } else { now };
+        delivery.due = slot.max(delivery.due).max(earliest);
+        delivery.parks = delivery.parks.saturating_add(u32::from(!reserved || missed));
         why
     }
 
@@ -344,14 +362,19 @@ impl Core {
 
     /// Can nothing be sent within that time?
     pub(super) fn is_blocked(&self, within: Duration, now: i64) -> bool {
+        let far = !self.disabled && self.slot > now.saturating_add(millis(within));
+        far || self.is_shut(within, now)
+    }
+
+    /// Can nothing be sent within that time, whatever the rate?
+    pub(super) fn is_shut(&self, within: Duration, now: i64) -> bool {
         if self.disabled {
             return false;
         }
-        let too_late = now.saturating_add(millis(within));
         match self.gate(now) {
             Gate::Paused => true,
-            Gate::Until(until, _) => until > too_late,
-            Gate::Open(_) => self.slot > too_late,
+            Gate::Until(until, _) => until > now.saturating_add(millis(within)),
+            Gate::Open(_) => false,
         }
     }
 
@@ -431,4 +454,69 @@ fn describe(attempt: &Attempt) -> String {
         Blocked => "blocked".to_owned(),
     };
     if attempt.detail.is_empty() { what } else { format!("{what}: {}", attempt.detail) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::tests::endpoint;
+
+    const BOUNDS: Bounds = Bounds { share: 10, bytes: 1_000, quota: 1, hold: Duration::from_secs(5) };
+
+    fn holding(count: usize, bytes: usize) -> Core {
+        let mut core = Core::new(&endpoint("a"), None, 0);
+        (0..count).for_each(|_| core.hold(1, bytes));
+        core
+    }
+
+    #[test]
+    fn room_is_half_a_share() {
+        for (count, bytes, room) in
+            [(0, 1, true), (4, 1, true), (5, 1, false), (2, 250, true), (2, 251, false)]
+        {
+            assert_eq!(holding(count, bytes).has_room(BOUNDS, 0), room, "{count} of {bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_lane_that_cannot_send_stands_in_the_way_and_has_no_room() {
+        type Make = fn(&mut Core);
+        let rows: [(Make, bool, bool); 5] = [
+            (|_| {}, false, false),
+            (|core| core.paused = true, true, true),
+            (|core| core.paused_until = 5_001, true, true),
+            (|core| core.paused_until = 5_000, false, false),
+            // It drains, however slowly.
+            (|core| core.slot = 5_001, true, false),
+        ];
+        for (make, blocked, shut) in rows {
+            let mut core = holding(1, 1);
+            make(&mut core);
+            assert_eq!((core.is_blocked(BOUNDS.hold, 0), core.is_shut(BOUNDS.hold, 0)), (blocked, shut));
+            assert_eq!(core.has_room(BOUNDS, 0), !blocked);
+            let standing = if blocked { Standing::Blocked } else { Standing::Room };
+            assert_eq!(core.standing(&endpoint("a"), (1, false), BOUNDS, 0), standing);
+        }
+    }
+
+    #[test]
+    fn what_comes_back_may_fill_a_lane_further_than_what_is_fresh() {
+        let mut core = holding(10, 1);
+        let mut standing = |bounds| core.standing(&endpoint("a"), (1, false), bounds, 0);
+        assert_eq!(standing(BOUNDS), Standing::Full);
+        assert_eq!(standing(BOUNDS.for_returned()), Standing::Room);
+        (0..5).for_each(|_| core.hold(1, 1));
+        assert_eq!(core.standing(&endpoint("a"), (1, false), BOUNDS.for_returned(), 0), Standing::Full);
+    }
+
+    #[test]
+    fn a_partition_has_its_quota_of_a_full_lane() {
+        let mut core = holding(10, 1);
+        let mut standing = |partition, quota| {
+            core.standing(&endpoint("a"), (partition, false), Bounds { quota, ..BOUNDS }, 0)
+        };
+        assert_eq!(standing(2, 1), Standing::Room);
+        assert_eq!(standing(2, 0), Standing::Full);
+        assert_eq!(standing(1, 1), Standing::Full);
+    }
 }

@@ -1,19 +1,21 @@
 //! All lanes: made on demand, taken down when idle, and what they share.
 //!
-//! Back-pressure in one paragraph. A lane's share is half of the window, divided among the lanes that hold anything by
-//! the weight of their priority; so all lanes together never hold more than half, and what one may hold adapts to how
-//! many are active. A partition hands deliveries to a lane until the lane holds its share (and the partition its part
-//! of it). Then, if anything among what this partition handed over since the lane filled (looked at: as much as half a
-//! share) went to another lane that has room (holds less than half of its share), the full lane stands in its way:
-//! the oldest of what it holds is parked until it is below half, or, if all of that is under way, what it was to get.
-//! Otherwise the partition is simply not read: Kafka is the queue, and a lane that is alone, or as busy as all others,
-//! is never parked. A lane that cannot send within `hold` (breaker, pause, far slot) counts as full as soon as another
-//! one has room, and keeps but one delivery to probe with. Between full and half lies the hysteresis; no clock decides.
-//! A retry tier is always read on: what it has for a full lane is written anew, so that nobody's parked first attempt
-//! waits behind it. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
+//! Back-pressure in one paragraph. Lanes hold half of the window at most, together. A lane's share is a multiple, by the
+//! weight of its priority, of what they have left of that; so it adapts to how many are active and to how much they
+//! hold, and those that hold next to nothing take next to nothing from the others. A partition hands deliveries to a
+//! lane until the lane holds its share (and the partition its part of it). Then, if any event read since the lane
+//! filled (looked at: as many as half a share) went to another lane that has room (holds less than half of its share
+//! and can send), the full lane stands in its way: the oldest of what it holds is parked until it is below half, or,
+//! if all of that is under way, what it was to get. Otherwise the partition is simply not read: Kafka is the queue, and
+//! a lane that is alone, or as busy as all others, is never parked. A lane that cannot send within `hold` (breaker,
+//! pause, far slot) counts as full as soon as another one that was fed before has room, and keeps but one delivery to
+//! probe with. Between full and half lies the hysteresis; no clock decides. A retry tier is always read on, and may
+//! fill a lane somewhat further than fresh events do, since what comes back goes first; what it has for a lane that is
+//! full all the same is written anew, so that nobody's parked first attempt waits behind it. A queue of an endpoint's
+//! own feeds one lane only, so nothing of it is ever parked for room.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -21,24 +23,33 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use super::{Lane, Standing, core::Bounds, report::Report};
 use crate::{
     app::tasks::Tasks,
+    config::settings::Priority,
     http,
     metrics::Metrics,
     pipeline::{
         delivery::Delivery,
         settle::Settler,
         switches::Switches,
-        window::{Share, Window},
+        window::{Class, Share, Window},
     },
     registry::Registry,
 };
 
-/// Lanes a partition remembers to have fed; more than a handful say nothing new about who has room.
-const REMEMBERED: usize = 8;
+/// A normal lane's share is this multiple of what all lanes have left: one that is alone gets two thirds of it all.
+const GREED: usize = 2;
+
+/// Endpoints a partition remembers to have fed, and as many from before those. It bounds memory when endpoints are many;
+/// all of one event should fit, so that those of them that have room are found behind many that have not.
+const REMEMBERED: usize = 512;
+
+/// A partition that waits for room looks again after this long: a lane may have come to have room without giving
+/// anything back, because others hold less or its pause is over.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What all lanes share.
 pub struct Shared {
@@ -58,10 +69,9 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Told when a lane that somebody waits for has room again.
     pub(super) room: Notify,
-    /// Sum of the weights of the lanes that hold anything.
-    active: AtomicUsize,
-    /// Deliveries in lanes.
+    /// Deliveries in lanes, and their bytes.
     held: AtomicUsize,
+    held_bytes: AtomicUsize,
     partitions: AtomicUsize,
     random: AtomicU64,
 }
@@ -85,40 +95,35 @@ impl Shared {
             tasks,
             metrics,
             room: Notify::new(),
-            active: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            held_bytes: AtomicUsize::new(0),
             partitions: AtomicUsize::new(1),
             random: AtomicU64::new(u64::from(std::process::id())),
         }
     }
 
-    /// What a lane of that weight may hold: all lanes together half of the window, so that nobody is ever shut out.
-    pub(super) fn bounds(&self, weight: usize) -> Bounds {
-        let active = self.active.load(Ordering::Relaxed).max(weight);
-        let part = |of: usize| (of / 2).saturating_mul(weight).checked_div(active).unwrap_or(0).max(1);
-        let share = part(self.window.limit());
+    /// What a lane may hold: all lanes together half of the window, so that nobody is ever shut out.
+    pub(super) fn bounds(&self, priority: Priority) -> Bounds {
+        let left =
+            |limit: usize, held: &AtomicUsize| (limit / 2).saturating_sub(held.load(Ordering::Relaxed));
+        let left_bytes = left(self.window.limit_bytes(), &self.held_bytes);
+        let left = left(self.window.limit(), &self.held);
+        let share = part(left, priority);
         // May a partition have its part of a lane although others have filled it? Not when lanes hold half of the
         // window already: many stuck ones times many partitions would be all of it.
-        let grants = self.held.load(Ordering::Relaxed) < self.window.limit() / 2;
         let partitions = self.partitions.load(Ordering::Relaxed).max(1);
-        let quota = if grants { (share / partitions).max(1) } else { 0 };
-        Bounds { share, bytes: part(self.window.limit_bytes()), quota, hold: self.hold }
+        let quota = if left > 0 { (share / partitions).max(1) } else { 0 };
+        Bounds { share, bytes: part(left_bytes, priority), quota, hold: self.hold }
     }
 
-    pub(super) fn took_one(&self) {
+    pub(super) fn took_one(&self, bytes: usize) {
         self.held.fetch_add(1, Ordering::Relaxed);
+        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn gave_one_back(&self) {
+    pub(super) fn gave_one_back(&self, bytes: usize) {
         self.held.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn became_active(&self, weight: usize) {
-        self.active.fetch_add(weight, Ordering::Relaxed);
-    }
-
-    pub(super) fn became_idle(&self, weight: usize) {
-        self.active.fetch_sub(weight, Ordering::Relaxed);
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// A number from 0 to 1, good enough to spread retries: splitmix64 (<https://prng.di.unimi.it/splitmix64.c>).
@@ -129,6 +134,14 @@ impl Shared {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
+}
+
+/// The most one lane may have while all lanes together have so much left: a dynamic threshold as in switches that share
+/// memory (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998). So many
+/// greedy lanes of equal weight come to hold equal parts, and leave half such a part for whoever comes next.
+fn part(left: usize, priority: Priority) -> usize {
+    let weight = |priority| usize::try_from(Class::new(priority, false).weight()).unwrap_or(1);
+    (left.saturating_mul(GREED * weight(priority)) / weight(Priority::Normal)).max(1)
 }
 
 /// Endpoint id → lane.
@@ -173,31 +186,46 @@ impl Lanes {
             let (from_tier, own) = (partition.tier.is_some(), partition.own);
             let room = loop {
                 let room = self.shared.room.notified();
-                match lane.standing(partition.epoch, own) {
+                match lane.standing(partition) {
                     Standing::Room => break true,
                     Standing::Blocked if own => break true,
                     Standing::Blocked if from_tier => break false,
-                    Standing::Blocked if fed.another_has_room(&lane) => {
+                    Standing::Blocked if self.another_has_room(fed, &lane) => {
                         lane.park_oldest();
                         break false;
                     }
                     Standing::Blocked => break true,
                     Standing::Full if from_tier => break false,
-                    Standing::Full if fed.another_has_room(&lane) => break lane.park_oldest(),
-                    Standing::Full => room.await,
+                    Standing::Full if self.another_has_room(fed, &lane) => break lane.park_oldest(),
+                    // It looks again in any case.
+                    Standing::Full => drop(timeout(LOOK_AGAIN, room).await),
                 }
             };
             let delivery = slot.take().expect("the slot was just seen to be filled");
             if !room {
-                fed.count += 1;
                 return lane.pass_by(delivery);
             }
             match lane.push(delivery) {
-                Ok(()) => fed.note(&lane),
+                Ok(()) => fed.note(&lane.id),
                 // The lane was taken down in between; there will be a new one.
                 Err(delivery) => *slot = Some(*delivery),
             }
         }
+    }
+
+    /// Has another lane room that was fed since this one filled? Whoever is told that none has is woken when one has.
+    /// One that cannot send at all does not drain while it is waited for: any other that was fed counts.
+    fn another_has_room(&self, fed: &mut Fed, full: &Lane) -> bool {
+        let lately = if full.is_shut() { usize::MAX } else { full.half() };
+        let lanes = self.lock();
+        let has_room = |endpoint: &&Arc<str>| {
+            let idle = || self.registry.snapshot().by_id(endpoint).is_some();
+            ***endpoint != *full.id && lanes.get(*endpoint).map_or_else(idle, |lane| lane.has_room())
+        };
+        let roomy = fed.lately(lately).find(has_room).cloned();
+        let found = roomy.is_some();
+        fed.roomy = roomy.or(fed.roomy.take());
+        found
     }
 
     /// Takes out of all lanes what came from one life of a partition and is not under way.
@@ -243,32 +271,113 @@ impl Lanes {
     }
 }
 
-/// The lanes a partition has fed lately, and when: counted in what it handed over.
+/// The endpoints a partition has fed, and when: counted in events that it read.
 #[derive(Default)]
 pub struct Fed {
-    lanes: VecDeque<(Arc<Lane>, usize)>,
-    count: usize,
+    /// Each with the number of the last event it got.
+    latest: HashMap<Arc<str>, usize>,
+    /// Those from before there were too many.
+    before: HashMap<Arc<str>, usize>,
+    /// The one whose lane had room when that was asked last; it is asked first.
+    roomy: Option<Arc<str>>,
+    events: usize,
 }
 
 impl Fed {
-    fn note(&mut self, lane: &Arc<Lane>) {
-        self.count += 1;
-        if let Some((_, last)) = self.lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, lane)) {
-            *last = self.count;
-            return;
-        }
-        if self.lanes.len() == REMEMBERED {
-            self.lanes.pop_front();
-        }
-        self.lanes.push_back((Arc::clone(lane), self.count));
+    /// One more event was read.
+    pub fn event(&mut self) {
+        self.events += 1;
     }
 
-    fn another_has_room(&self, full: &Arc<Lane>) -> bool {
-        let lately = self.count.saturating_sub(full.half());
-        // Every one is asked, so that each of them wakes us when it has room.
-        let with_room = |(lane, last): &&(Arc<Lane>, usize)| {
-            *last > lately && !Arc::ptr_eq(lane, full) && lane.has_room()
+    fn note(&mut self, endpoint: &Arc<str>) {
+        if let Some(last) = self.latest.get_mut(endpoint) {
+            *last = self.events;
+            return;
+        }
+        if self.latest.len() == REMEMBERED {
+            self.before = std::mem::take(&mut self.latest);
+        }
+        self.latest.insert(Arc::clone(endpoint), self.events);
+    }
+
+    /// Those fed with the last so many events, as long as it is remembered.
+    fn lately(&self, events: usize) -> impl Iterator<Item = &Arc<str>> {
+        let since = self.events.saturating_sub(events);
+        let fed_since = move |(endpoint, last): (_, &usize)| (*last > since).then_some(endpoint);
+        let last = |endpoint: &Arc<str>| self.latest.get(endpoint).or_else(|| self.before.get(endpoint));
+        let roomy = self.roomy.iter().filter_map(move |endpoint| Some((endpoint, last(endpoint)?)));
+        roomy.chain(&self.latest).chain(&self.before).filter_map(fed_since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greedy_lanes_come_to_hold_equal_parts_and_leave_one_for_the_next() {
+        use Priority::{High, Low, Normal};
+        let idle = |count: usize| vec![Normal; count];
+        for (busy, held_already, expected) in [
+            (idle(1), 0, vec![667]),
+            (idle(2), 0, vec![400; 2]),
+            (idle(12), 0, vec![80; 12]),
+            // 150 others that hold one each.
+            (idle(1), 150, vec![567]),
+            (idle(50), 150, vec![16; 50]),
+            (vec![High, Normal, Low], 0, vec![695, 174, 44]),
+        ] {
+            let mut held = vec![0; busy.len()];
+            let left = |held: &[usize]| 1_000 - held_already - held.iter().sum::<usize>();
+            // All are fed at once, as fast as they may.
+            let weight = |priority| Class::new(priority, false).weight();
+            let next = |held: &[usize]| {
+                let more = (0..busy.len()).filter(|lane| held[*lane] < part(left(held), busy[*lane]));
+                more.min_by_key(|lane| held[*lane] as i64 * weight(High) / weight(busy[*lane]))
+            };
+            while let Some(lane) = next(&held) {
+                held[lane] += 1;
+            }
+            for (held, expected) in held.iter().zip(&expected) {
+                assert!(
+                    held.abs_diff(*expected) <= expected / 10 + 1,
+                    "{held} instead of {expected} among {busy:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_shut_out_when_nothing_is_left() {
+        assert_eq!(part(0, Priority::Low), 1);
+    }
+
+    #[test]
+    fn a_partition_remembers_whom_it_fed_with_its_last_events() {
+        let names = |count: usize| (0..count).map(|n| Arc::from(n.to_string().as_str()));
+        let lately = |fed: &Fed, events| {
+            let mut found: Vec<String> = fed.lately(events).map(ToString::to_string).collect();
+            found.sort();
+            found.dedup();
+            found
         };
-        self.lanes.iter().filter(with_room).count() > 0
+        let mut fed = Fed::default();
+        // An event for two, and then three more for the first of them.
+        fed.event();
+        names(2).for_each(|name| fed.note(&name));
+        for _ in 0..3 {
+            fed.event();
+            fed.note(&Arc::from("0"));
+        }
+        assert_eq!(lately(&fed, 3), ["0"]);
+        assert_eq!(lately(&fed, 4), ["0", "1"]);
+        assert_eq!(lately(&fed, usize::MAX), ["0", "1"]);
+
+        // One event for as many as are remembered: all of them, however many there were before.
+        fed.event();
+        names(REMEMBERED).for_each(|name| fed.note(&name));
+        assert_eq!(lately(&fed, 1).len(), REMEMBERED);
+        names(10 * REMEMBERED).for_each(|name| fed.note(&name));
+        assert!(fed.latest.len() + fed.before.len() <= 2 * REMEMBERED);
     }
 }

@@ -18,7 +18,7 @@ const MEASURED_OVER: i64 = 1_000;
 pub(super) struct Pace {
     /// The next free slot.
     cursor: f64,
-    /// Mean duration of successful attempts; `None` before the first.
+    /// Mean duration of successful attempts, and of slower failed ones; `None` before the first success.
     mean: Option<f64>,
     /// Deliveries that arrived since `since`, and how many per second before.
     arrived: u32,
@@ -29,10 +29,16 @@ pub(super) struct Pace {
 impl Pace {
     /// A delivery arrived.
     pub(super) fn arrived(&mut self, took: Duration, now: i64) {
-        let took = took.as_secs_f64() * 1000.0;
-        self.mean = Some(self.mean.map_or(took, |mean| mean * (1.0 - NEWEST) + took * NEWEST));
+        self.took(took);
         self.measure(now);
         self.arrived += 1;
+    }
+
+    /// An attempt failed. If it took longer than others that is what the lane drains at; a quick failure says nothing.
+    pub(super) fn failed(&mut self, took: Duration) {
+        if self.mean.is_some_and(|mean| mean < took.as_secs_f64() * 1000.0) {
+            self.took(took);
+        }
     }
 
     /// Deliveries per second that arrived lately.
@@ -73,6 +79,11 @@ impl Pace {
         self.cursor = 0.0;
     }
 
+    fn took(&mut self, took: Duration) {
+        let took = took.as_secs_f64() * 1000.0;
+        self.mean = Some(self.mean.map_or(took, |mean| mean * (1.0 - NEWEST) + took * NEWEST));
+    }
+
     fn measure(&mut self, now: i64) {
         let over = now - self.since;
         if !(0..MEASURED_OVER).contains(&over) {
@@ -103,6 +114,18 @@ mod tests {
             took.into_iter().for_each(|took| pace.arrived(took, 0));
             assert_eq!(pace.spacing(rate, at_once), expected);
         }
+    }
+
+    #[test]
+    fn a_slow_failure_takes_its_time_and_a_quick_one_says_nothing() {
+        let mut pace = Pace::default();
+        pace.failed(1_000 * MS);
+        assert_eq!(pace.spacing(None, 1), None, "nothing is known until something arrived");
+        pace.arrived(100 * MS, 0);
+        pace.failed(MS);
+        assert_eq!(pace.spacing(None, 1), Some(100.0));
+        pace.failed(1_100 * MS);
+        assert_eq!(pace.spacing(None, 1), Some(200.0));
     }
 
     #[test]
