@@ -42,8 +42,10 @@ pub struct Delivery {
     pub due: i64,
     /// How often it was replayed.
     pub replays: u32,
-    /// How often it was parked in a row with no slot reserved for it: its next wait grows with it.
+    /// How often it was parked in a row for the same reason with no slot reserved for it: its next wait grows with it.
     pub parks: u32,
+    /// Why it was written to a retry topic the last time.
+    pub reason: Option<Reason>,
     /// Since when its endpoint is unknown.
     pub unknown_since: Option<i64>,
     /// The last HTTP status.
@@ -83,6 +85,7 @@ impl Delivery {
             due: now,
             replays: 0,
             parks: 0,
+            reason: None,
             unknown_since: None,
             status: None,
             error: None,
@@ -105,6 +108,7 @@ impl Delivery {
             due: envelope.due,
             replays: envelope.replays,
             parks: envelope.parks,
+            reason: Some(envelope.reason),
             unknown_since: envelope.unknown_since,
             status: envelope.status,
             error: envelope.error.clone(),

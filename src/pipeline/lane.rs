@@ -77,12 +77,15 @@ impl Lane {
     fn new(endpoint: &Arc<Endpoint>, shared: &Arc<lanes::Shared>) -> Arc<Self> {
         let metrics = shared.metrics.lane(&endpoint.id);
         let switch = shared.switches.get(&endpoint.id);
+        let mut core = Core::new(endpoint, &switch, now());
+        // The shortest wait that may have to be spent on a retry topic.
+        core.first_wait = millis(shared.hold);
         Arc::new(Self {
             id: Arc::clone(&endpoint.id),
             shared: Arc::clone(shared),
             runtime: ArcSwap::from_pointee(Runtime::new(Arc::clone(endpoint), None)),
             state: Mutex::new(State {
-                core: Core::new(endpoint, &switch, now()),
+                core,
                 workers: 0,
                 sleeping: false,
                 watched: false,
@@ -109,10 +112,7 @@ impl Lane {
     /// Is there room for one more of this partition? Whoever is told that there is not is woken when there is.
     pub fn standing(&self, partition: &Partition) -> Standing {
         let endpoint = self.endpoint();
-        let mut bounds = self.shared.bounds(endpoint.priority);
-        if partition.tier.is_some() {
-            bounds = bounds.for_returned();
-        }
+        let bounds = self.shared.bounds(endpoint.priority);
         let mut state = self.lock();
         let standing = state.core.standing(&endpoint, (partition.epoch, partition.own), bounds, now());
         state.watched |= standing == Standing::Full;
@@ -136,24 +136,38 @@ impl Lane {
     /// Parks the oldest it holds until it is below half of its share, or all but one to probe with when it cannot
     /// send for long; what is under way stays. Is there room now?
     pub fn park_oldest(&self) -> bool {
-        let endpoint = self.endpoint();
         let bounds = self.bounds();
-        let mut parked = Vec::new();
-        let room = {
-            let mut state = self.lock();
-            let (core, now) = (&mut state.core, now());
-            let half = bounds.share.div_ceil(2);
-            let kept = if core.is_blocked(bounds.hold, now) { 1 } else { half.saturating_sub(1) };
-            let held = core.held();
-            for mut delivery in core.queue.shed(held.saturating_sub(kept)) {
-                let why = core.park(&mut delivery, &endpoint, self.shared.jitter(), now);
-                parked.push((delivery, why));
-            }
-            self.show(&state);
-            held - parked.len() < bounds.share
-        };
+        let state = self.lock();
+        let held = state.core.held();
+        let half = bounds.share.div_ceil(2);
+        let kept = if state.core.is_blocked(bounds.hold, now()) { 1 } else { half.saturating_sub(1) };
+        let parked = self.park_some(state, held.saturating_sub(kept));
+        held - parked < bounds.share
+    }
+
+    /// Makes way for one that came back: fresh ones are parked before it, and those that are due later. Is there room?
+    pub fn make_way(&self) -> bool {
+        let bounds = self.bounds();
+        let state = self.lock();
+        !state.core.is_blocked(bounds.hold, now()) && self.park_some(state, 1) > 0
+    }
+
+    /// Parks so many, if so many are not under way; how many?
+    fn park_some(&self, mut state: MutexGuard<'_, State>, count: usize) -> usize {
+        let endpoint = self.endpoint();
+        let shed = state.core.queue.shed(count);
+        let parked: Vec<_> = shed
+            .into_iter()
+            .map(|mut delivery| {
+                let why = state.core.park(&mut delivery, &endpoint, self.shared.jitter(), now());
+                (delivery, why)
+            })
+            .collect();
+        self.show(&state);
+        drop(state);
+        let count = parked.len();
         parked.into_iter().for_each(|(delivery, why)| self.shared.settler.park(delivery, why));
-        room
+        count
     }
 
     /// Parks what has not been taken in.

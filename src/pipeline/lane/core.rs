@@ -21,7 +21,8 @@ use crate::{
     },
 };
 
-/// The first wait of what is parked with no better idea when it may go; it doubles with each further park …
+/// The first wait of what is parked with no better idea when it may go, unless told otherwise; it doubles with each
+/// further park …
 const FIRST_WAIT: i64 = 5_000;
 /// … up to this: how late, at most, a paused endpoint's deliveries follow when it goes on.
 const LONGEST_WAIT: i64 = 15 * 60 * 1000;
@@ -50,6 +51,8 @@ pub(super) struct Core {
     pub(super) paused_until: i64,
     /// The limiter's next slot, when the last one who asked had to wait.
     slot: i64,
+    /// The first wait of what is parked with no better idea when it may go.
+    pub(super) first_wait: i64,
     /// Since when every attempt failed, and has that been noted down?
     pub(super) failing_since: Option<i64>,
     noted: bool,
@@ -107,14 +110,6 @@ pub(super) struct Bounds {
     pub(super) hold: Duration,
 }
 
-impl Bounds {
-    /// For what comes back from a retry tier: it goes before fresh events, so they must not keep it out.
-    pub(super) fn for_returned(self) -> Self {
-        let more = |bound: usize| bound.saturating_add(bound / 2);
-        Self { share: more(self.share), bytes: more(self.bytes), ..self }
-    }
-}
-
 /// What a partition finds when it wants to hand something to the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -145,6 +140,7 @@ impl Core {
             disabled: false,
             paused_until: 0,
             slot: 0,
+            first_wait: FIRST_WAIT,
             failing_since: None,
             noted: false,
             last_error: None,
@@ -323,41 +319,48 @@ impl Core {
         jitter: f64,
         now: i64,
     ) -> Park {
-        let doubled = FIRST_WAIT.saturating_mul(1 << delivery.parks.min(20)).min(LONGEST_WAIT);
         let spacing = self.pace.spacing(endpoint.rate, self.limit.expected());
         let (from, why) = match self.gate(now) {
-            Gate::Paused => (now + doubled, Park::Paused),
-            Gate::Until(until, Park::Breaker) => {
-                // A dead endpoint's backlog must not circulate faster than its schedule.
-                (until.max(now + Self::step(delivery, endpoint, doubled, jitter)), Park::Breaker)
-            }
+            Gate::Paused => (now, Park::Paused),
             Gate::Until(until, why) => (until, why),
             Gate::Open(_) if endpoint.rate.is_some() => (now, Park::Throttled),
-            Gate::Open(_) if spacing.is_none() => (now + doubled, Park::Full),
             Gate::Open(_) => (now, Park::Full),
         };
+        // What it waited for until now says nothing about how long this will last.
+        if delivery.reason.replace(why.reason()) != Some(why.reason()) {
+            delivery.parks = 0;
+        }
         let slot = match why {
-            // Nobody knows yet how fast it will go on.
-            Park::Paused | Park::Breaker => from,
-            Park::Throttled | Park::Full | Park::Shutdown | Park::UnknownEndpoint => {
-                spacing.map_or(from, |spacing| self.pace.reserve(from, self.held, spacing))
-            }
+            // A dead endpoint's backlog must not circulate faster than its schedule.
+            Park::Breaker => from.max(now + self.step(delivery, endpoint, jitter)),
+            // Nobody knows when it goes on.
+            Park::Paused => from + self.doubled(delivery.parks),
+            Park::Throttled | Park::Full | Park::Shutdown | Park::UnknownEndpoint => match spacing {
+                Some(spacing) => {
+                    delivery.due = self.pace.reserve(from, self.held, spacing).max(delivery.due);
+                    return why;
+                }
+                // Nobody knows how fast it will be.
+                None => from + self.doubled(delivery.parks),
+            },
         };
-        let reserved = spacing.is_some() && !matches!(why, Park::Paused | Park::Breaker);
-        // Its slot was not kept: whatever the next one is, it must not come back as soon as this time.
-        let missed = reserved && delivery.ticket.partition().tier.is_some();
-        let earliest = if missed { now + doubled } else { now };
-        delivery.due = slot.max(delivery.due).max(earliest);
-        delivery.parks = delivery.parks.saturating_add(u32::from(!reserved || missed));
+        delivery.due = slot.max(delivery.due);
+        delivery.parks = delivery.parks.saturating_add(1);
         why
     }
 
     /// The schedule's next step for one that is parked because its endpoint does not work: further with each park.
-    fn step(delivery: &Delivery, endpoint: &Endpoint, doubled: i64, jitter: f64) -> i64 {
+    fn step(&self, delivery: &Delivery, endpoint: &Endpoint, jitter: f64) -> i64 {
         let made = delivery.attempts.saturating_sub(delivery.uncharged).saturating_add(delivery.parks);
         let schedule = &endpoint.retry.schedule;
         let step = schedule.get(made as usize).or(schedule.last());
-        step.map_or(doubled, |step| millis(step.mul_f64(1.0 + endpoint.retry.jitter * jitter)))
+        let jittered = |step: &Duration| millis(step.mul_f64(1.0 + endpoint.retry.jitter * jitter));
+        step.map_or_else(|| self.doubled(delivery.parks), jittered)
+    }
+
+    /// The wait of what was parked so often before.
+    fn doubled(&self, parks: u32) -> i64 {
+        self.first_wait.saturating_mul(1 << parks.min(20)).min(LONGEST_WAIT)
     }
 
     /// Can nothing be sent within that time?
@@ -497,16 +500,6 @@ mod tests {
             let standing = if blocked { Standing::Blocked } else { Standing::Room };
             assert_eq!(core.standing(&endpoint("a"), (1, false), BOUNDS, 0), standing);
         }
-    }
-
-    #[test]
-    fn what_comes_back_may_fill_a_lane_further_than_what_is_fresh() {
-        let mut core = holding(10, 1);
-        let mut standing = |bounds| core.standing(&endpoint("a"), (1, false), bounds, 0);
-        assert_eq!(standing(BOUNDS), Standing::Full);
-        assert_eq!(standing(BOUNDS.for_returned()), Standing::Room);
-        (0..5).for_each(|_| core.hold(1, 1));
-        assert_eq!(core.standing(&endpoint("a"), (1, false), BOUNDS.for_returned(), 0), Standing::Full);
     }
 
     #[test]

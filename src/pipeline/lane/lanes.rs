@@ -9,10 +9,10 @@
 //! if all of that is under way, what it was to get. Otherwise the partition is simply not read: Kafka is the queue, and
 //! a lane that is alone, or as busy as all others, is never parked. A lane that cannot send within `hold` (breaker,
 //! pause, far slot) counts as full as soon as another one that was fed before has room, and keeps but one delivery to
-//! probe with. Between full and half lies the hysteresis; no clock decides. A retry tier is always read on, and may
-//! fill a lane somewhat further than fresh events do, since what comes back goes first; what it has for a lane that is
-//! full all the same is written anew, so that nobody's parked first attempt waits behind it. A queue of an endpoint's
-//! own feeds one lane only, so nothing of it is ever parked for room.
+//! probe with. Between full and half lies the hysteresis; no clock decides. A retry tier is always read on, so
+//! that nobody's parked first attempt waits there behind others: what it has for a full lane takes the place of the
+//! oldest fresh delivery, or of what is due last, and is written anew only when it is that itself, or when the lane
+//! cannot send. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
 
 use std::{
     collections::HashMap,
@@ -195,7 +195,7 @@ impl Lanes {
                         break false;
                     }
                     Standing::Blocked => break true,
-                    Standing::Full if from_tier => break false,
+                    Standing::Full if from_tier => break lane.make_way(),
                     Standing::Full if self.another_has_room(fed, &lane) => break lane.park_oldest(),
                     // It looks again in any case.
                     Standing::Full => drop(timeout(LOOK_AGAIN, room).await),
