@@ -217,11 +217,6 @@ impl Lane {
             if old.endpoint.rate != endpoint.rate || old.endpoint.burst != endpoint.burst {
                 state.core.forget_slots();
             }
-            if state.core.held() > 0 {
-                self.shared.became_idle(state.weight);
-                state.weight = weight(endpoint);
-                self.shared.became_active(state.weight);
-            }
         }
         self.switched();
     }
