@@ -467,7 +467,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { share: 10, bytes: 1_000, quota: 1, hold: Duration::from_secs(5) };
 
     fn holding(count: usize, bytes: usize) -> Core {
-        let mut core = Core::new(&endpoint("a"), None, 0);
+        let mut core = Core::new(&endpoint("a"), &Switch::default(), 0);
         (0..count).for_each(|_| core.hold(1, bytes));
         core
     }
