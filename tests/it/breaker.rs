@@ -133,10 +133,10 @@ async fn a_dead_endpoints_backlog_is_written_by_its_schedule_and_charged_nothing
         }
     }
     assert!(written.len() > EVENTS / 2, "only {} were parked", written.len());
-    // Those that were never attempted, which is almost all.
+    // Those that were read when it was open already, and never attempted.
     written
         .retain(|_, records| records.iter().all(|record| record.header("arauto-reason") == Some("breaker")));
-    assert!(written.len() > EVENTS / 2, "only {} were only parked", written.len());
+    assert!(written.len() > EVENTS / 10, "only {} were parked by the breaker alone", written.len());
     for records in written.values_mut() {
         records.sort_by_key(appended);
         assert!(records.iter().all(|record| record.header("arauto-attempts") == Some("0")));

@@ -24,6 +24,7 @@ mod metrics;
 mod paused;
 mod poison;
 mod positions;
+mod priorities;
 mod produce_trouble;
 mod rate_limit;
 mod raw;

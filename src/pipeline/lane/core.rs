@@ -209,7 +209,7 @@ impl Core {
             }
             self.ordering = endpoint.ordering;
         }
-        let of_partition = self.held_by.get(&partition).copied().unwrap_or(0);
+        let of_partition = self.held_of(partition);
         let full = self.held >= bounds.share || (self.held > 0 && self.held_bytes >= bounds.bytes);
         if full && of_partition >= bounds.quota {
             return Standing::Full;
@@ -221,6 +221,11 @@ impl Core {
     pub(super) fn has_room(&self, bounds: Bounds, now: i64) -> bool {
         let little = self.held < bounds.share.div_ceil(2) && self.held_bytes <= bounds.bytes / 2;
         little && !self.is_blocked(bounds.hold, now)
+    }
+
+    /// What it holds of this life of a partition.
+    pub(super) fn held_of(&self, partition: Share) -> usize {
+        self.held_by.get(&partition).copied().unwrap_or(0)
     }
 
     /// Does it hold anything of this life of a partition?
