@@ -291,6 +291,9 @@ mod tests {
         let (status, _, body) = rig.get("/lanes").await;
         assert!(status == 503 && body.contains("not started yet"), "{status} {body}");
         assert_eq!(rig.get("/config").await.0, 404);
+        let pause = rig.client.post(format!("http://{}/endpoints/crm/pause", rig.address));
+        assert_eq!(pause.try_clone().unwrap().send().await.unwrap().status(), 503);
+        assert_eq!(pause.header("origin", "null").send().await.unwrap().status(), 403);
     }
 
     #[tokio::test]

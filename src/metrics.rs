@@ -657,6 +657,14 @@ mod tests {
         assert_eq!(["a", "b", "c", "_other"].map(dropped), [Some(1.0), Some(1.0), None, Some(3.0)]);
         assert_eq!(value(&metrics, r#"arauto_endpoint_enabled{endpoint="_other"}"#), Some(1.0));
 
+        let enabled = |id: &str| value(&metrics, &format!(r#"arauto_endpoint_enabled{{endpoint="{id}"}}"#));
+        for (id, so, expected) in [("c", false, 0.0), ("c", false, 0.0), ("d", true, 1.0), ("c", true, 2.0)] {
+            metrics.set_endpoint_enabled(id, so);
+            assert_eq!((enabled("_other"), enabled(id)), (Some(expected), None), "{id} {so}");
+        }
+        metrics.set_endpoint_enabled("a", false);
+        assert_eq!((enabled("a"), enabled("b")), (Some(0.0), Some(1.0)));
+
         let held = metrics.endpoint("a");
         metrics.set_endpoints([("d", true), ("b", true), ("c", true)]);
         metrics.endpoint("d").dropped();
