@@ -256,9 +256,10 @@ impl Assignment {
         lives()
     }
 
-    /// What was attempted is handed on with its count; what was not stays owed.
+    /// What was attempted is handed on with its count; what was not stays owed, and so does what is in an order: on a
+    /// retry topic it would lose its place, and the next one would arrive before it.
     fn hand_on(&self, delivery: Delivery) {
-        if delivery.attempts > 0 {
+        if delivery.attempts > 0 && delivery.line.is_none() {
             self.shared.settler.pass_on(delivery);
         } else {
             delivery.ticket.hand_back();

@@ -35,6 +35,8 @@ mod breaker;
 mod core;
 pub mod lanes;
 mod limit;
+#[cfg(test)]
+mod model;
 mod order;
 mod pace;
 mod queue;
@@ -309,7 +311,7 @@ impl Lane {
                 self.metrics.endpoint.delivered(delivery.latency());
                 settler.delivered(*delivery);
             }
-            Outcome::Retry { after, reason, charged, pause_lane: _ } => {
+            Outcome::Retry { after, reason, charged } => {
                 self.metrics.endpoint.retried(reason);
                 delivery.due = now().saturating_add(millis(after));
                 delivery.uncharged += u32::from(!charged);
@@ -371,7 +373,12 @@ impl Lane {
         let share = self.bounds().share;
         let mut state = self.lock();
         // Asked under the lock: whoever gives the partition up takes back what waits after it said so.
-        let stays = !delivery.must_leave() && !state.retired;
+        let stays = !delivery.must_leave();
+        if stays && state.retired {
+            // Nobody looks into a lane that was closed.
+            drop(state);
+            return self.shared.settler.unknown(delivery);
+        }
         if stays && (ordered || (may_hold && state.core.held() <= share)) {
             return self.enqueue(&mut state, delivery);
         }

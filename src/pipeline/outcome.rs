@@ -168,8 +168,6 @@ pub enum Outcome {
         reason: Reason,
         /// Does it use up a step of the schedule?
         charged: bool,
-        /// Does the receiver ask that the whole lane pauses that long?
-        pause_lane: bool,
     },
     /// It will not be tried again by itself.
     Dead {
@@ -200,12 +198,10 @@ pub fn judge(attempt: &Attempt, policy: &settings::Retry, so_far: &SoFar, jitter
         Status(410) if so_far.gone_counts => Outcome::Dead { reason: Reason::Gone },
         Status(410) => again(Reason::Status),
         Status(status) if is_final(status, policy) => Outcome::Dead { reason: Reason::Rejected },
-        Status(status @ (408 | 425 | 429 | 500..=599)) => {
-            match attempt.retry_after.and_then(|hint| hint.wait(so_far.now_ms, policy.max_pause)) {
-                Some(wait) => pause(wait, status, policy, so_far),
-                None => again(Reason::Status),
-            }
-        }
+        Status(status @ (408 | 425 | 429 | 500..=599)) => match asked_pause(attempt, policy, so_far.now_ms) {
+            Some(wait) => pause(wait, status, policy, so_far),
+            None => again(Reason::Status),
+        },
         // Redirects, the other 4xx, and what is no status of HTTP at all (1xx as the last word, 600 and above).
         Status(0..=199 | 300..=u16::MAX) => again(Reason::Status),
         Timeout => again(Reason::Timeout),
@@ -217,17 +213,19 @@ pub fn judge(attempt: &Attempt, policy: &settings::Retry, so_far: &SoFar, jitter
     }
 }
 
+/// For how long the receiver asks that nothing be sent to it, whatever becomes of the delivery it answered.
+pub fn asked_pause(attempt: &Attempt, policy: &settings::Retry, now_ms: i64) -> Option<Duration> {
+    let AttemptResult::Status(status @ (408 | 425 | 429 | 500..=599)) = attempt.result else { return None };
+    let hint = attempt.retry_after.filter(|_| !is_final(status, policy))?;
+    hint.wait(now_ms, policy.max_pause)
+}
+
 /// A failed attempt: the schedule's next step, or the end.
 fn retry(reason: Reason, policy: &settings::Retry, so_far: &SoFar, jitter: f64) -> Outcome {
     match step(policy, so_far) {
         None => Outcome::Dead { reason: Reason::Exhausted },
         Some(_) if so_far.age >= policy.max_age => Outcome::Dead { reason: Reason::Expired },
-        Some(step) => Outcome::Retry {
-            after: lengthen(step, policy.jitter, jitter),
-            reason,
-            charged: true,
-            pause_lane: false,
-        },
+        Some(step) => Outcome::Retry { after: lengthen(step, policy.jitter, jitter), reason, charged: true },
     }
 }
 
@@ -241,7 +239,7 @@ fn pause(wait: Duration, status: u16, policy: &settings::Retry, so_far: &SoFar) 
     if so_far.age >= policy.max_age {
         return Outcome::Dead { reason: Reason::Expired };
     }
-    Outcome::Retry { after: wait, reason: Reason::Status, charged, pause_lane: true }
+    Outcome::Retry { after: wait, reason: Reason::Status, charged }
 }
 
 fn step(policy: &settings::Retry, so_far: &SoFar) -> Option<Duration> {
@@ -291,11 +289,11 @@ mod tests {
     }
 
     fn scheduled(after: Duration, reason: Reason) -> Outcome {
-        Outcome::Retry { after, reason, charged: true, pause_lane: false }
+        Outcome::Retry { after, reason, charged: true }
     }
 
     fn paused(after: Duration, charged: bool) -> Outcome {
-        Outcome::Retry { after, reason: Reason::Status, charged, pause_lane: true }
+        Outcome::Retry { after, reason: Reason::Status, charged }
     }
 
     fn dead(reason: Reason) -> Outcome {

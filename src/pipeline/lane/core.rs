@@ -15,7 +15,7 @@ use crate::{
     metrics::endpoint::Park,
     pipeline::{
         delivery::{Delivery, millis},
-        outcome::{Attempt, AttemptResult, Outcome},
+        outcome::{self, Attempt, AttemptResult, Outcome},
         switch::{Switch, url_hash},
         window::Share,
     },
@@ -290,8 +290,9 @@ impl Core {
         endpoint: &Endpoint,
         now: i64,
     ) -> Ended {
-        if let Outcome::Retry { after, pause_lane: true, .. } = outcome {
-            self.paused_until = self.paused_until.max(now.saturating_add(millis(*after)));
+        // Also when this delivery has had its last attempt: the next one is not to be the receiver's trouble.
+        if let Some(wait) = outcome::asked_pause(attempt, &endpoint.retry, now) {
+            self.paused_until = self.paused_until.max(now.saturating_add(millis(wait)));
         }
         self.limit.ended(begun.limit, signal(attempt));
         let Some(ok) = is_success(outcome) else {

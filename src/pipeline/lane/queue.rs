@@ -87,27 +87,25 @@ impl Queue {
     }
 
     /// Takes out so many to be parked: of the lowest class the oldest fresh ones first, then what is due last, then
-    /// what waits longest. Whoever came back for its slot would otherwise be written again and again.
+    /// what waits longest. Whoever came back for its slot would otherwise be written again and again. What came from a
+    /// queue of the endpoint's own has its place there, in an order perhaps, and is left alone.
     pub(super) fn shed(&mut self, count: usize) -> Vec<Delivery> {
         let mut shed = Vec::new();
-        let fresh = self.lines.iter_mut().rev().map(|line| &mut line.fresh);
-        for queue in fresh {
-            let some = queue.len().min(count - shed.len());
-            shed.extend(queue.drain(..some));
-        }
-        for line in self.lines.iter_mut().rev() {
-            while shed.len() < count
-                && let Some((_, delivery)) = line.returned.pop_last()
-            {
-                shed.push(delivery);
+        for Line { fresh, .. } in self.lines.iter_mut().rev() {
+            let mut at = 0;
+            while shed.len() < count && at < fresh.len() {
+                if is_shared(&fresh[at]) {
+                    shed.extend(fresh.remove(at));
+                } else {
+                    at += 1;
+                }
             }
         }
-        self.ready -= shed.len();
-        while shed.len() < count
-            && let Some((_, delivery)) = self.waiting.pop_last()
-        {
-            shed.push(delivery);
+        for Line { returned, .. } in self.lines.iter_mut().rev() {
+            shed_last(returned, count, &mut shed);
         }
+        self.ready -= shed.len();
+        shed_last(&mut self.waiting, count, &mut shed);
         shed
     }
 
@@ -150,6 +148,16 @@ impl Queue {
         self.arrivals += 1;
         (delivery.due, self.arrivals)
     }
+}
+
+fn shed_last(from: &mut BTreeMap<(i64, u64), Delivery>, count: usize, shed: &mut Vec<Delivery>) {
+    let last = from.iter().rev().filter(|(_, delivery)| is_shared(delivery)).map(|(key, _)| *key);
+    let last: Vec<_> = last.take(count - shed.len()).collect();
+    shed.extend(last.iter().filter_map(|key| from.remove(key)));
+}
+
+fn is_shared(delivery: &Delivery) -> bool {
+    !delivery.ticket.partition().own
 }
 
 impl Line {
