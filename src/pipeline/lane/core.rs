@@ -468,7 +468,10 @@ fn describe(attempt: &Attempt) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::tests::endpoint;
+    use crate::{
+        pipeline::switch::{Command, Disabled, Facts, Why},
+        registry::tests::endpoint,
+    };
 
     const BOUNDS: Bounds = Bounds { share: 10, bytes: 1_000, quota: 1, hold: Duration::from_secs(5) };
 
@@ -506,6 +509,51 @@ mod tests {
             let standing = if blocked { Standing::Blocked } else { Standing::Room };
             assert_eq!(core.standing(&endpoint("a"), (1, false), BOUNDS, 0), standing);
         }
+    }
+
+    #[test]
+    fn a_disabled_lane_holds_nothing_back() {
+        let mut facts = Facts::default();
+        let mut endpoint = endpoint("a");
+        endpoint.paused = true;
+        let url = url_hash(&endpoint.url);
+        let mut core = Core::new(&endpoint, &facts.get("a"), 0);
+        assert!(core.paused && core.is_blocked(BOUNDS.hold, 0));
+        (core.paused_until, core.slot) = (60_000, 60_000);
+        facts.disable("a", Disabled { why: Why::Failing, begun: 7, url });
+        assert!(core.switched(&endpoint, &facts.get("a")));
+        assert!(core.disabled && !core.paused && !core.is_blocked(BOUNDS.hold, 0));
+        assert!(!core.switched(&endpoint, &facts.get("a")), "nothing new");
+        // Enabled again it is still paused, and what was learnt of it is forgotten.
+        facts.command("a", Command::Enable, 8);
+        assert!(core.switched(&endpoint, &facts.get("a")));
+        assert_eq!((core.disabled, core.paused, core.paused_until, core.slot), (false, true, 0, 0));
+    }
+
+    #[test]
+    fn since_when_it_fails_is_what_all_instances_know() {
+        let (mut facts, endpoint) = (Facts::default(), endpoint("a"));
+        let mut core = Core::new(&endpoint, &facts.get("a"), 0);
+        core.failing_since = Some(20);
+        // Another one has seen it fail before …
+        facts.fails("a", 10, &endpoint.url, 100);
+        core.switched(&endpoint, &facts.get("a"));
+        assert_eq!(core.failing_since, Some(10));
+        // … and then work.
+        facts.works("a", 101);
+        core.switched(&endpoint, &facts.get("a"));
+        assert_eq!(core.failing_since, None);
+        // What nobody noted down yet is forgotten by an enabling, and by nothing else.
+        core.failing_since = Some(200);
+        core.switched(&endpoint, &facts.get("a"));
+        assert_eq!(core.failing_since, Some(200));
+        facts.command("a", Command::Enable, 201);
+        core.switched(&endpoint, &facts.get("a"));
+        assert_eq!(core.failing_since, None);
+        // A lane that begins knows it, and begins with a probe.
+        facts.fails("a", 300, &endpoint.url, 400);
+        let core = Core::new(&endpoint, &facts.get("a"), 500);
+        assert_eq!((core.failing_since, core.breaker.level()), (Some(300), 1));
     }
 
     #[test]
