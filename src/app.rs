@@ -5,7 +5,7 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{endpoints::Endpoints, group::Group, observe::Observation, tasks::Tasks};
+use self::{endpoints::Endpoints, group::Group, observe::Observation, own::OwnQueues, tasks::Tasks};
 use crate::{
     admin::{
         self, Health,
@@ -25,13 +25,14 @@ use crate::{
     },
     config::settings::Settings,
     http::{self, guard::Guard},
-    kafka::{observer::Observer, producer::Producer, topics::Admin},
+    kafka::{consumer::Budget, observer::Observer, producer::Producer, topics::Admin},
     metrics::{Metrics, Window as WindowNow},
     pipeline::{
         assignment::{Assignment, Shared},
         commit::Committer,
         decode::Decoder,
         lane::lanes::{self, Lanes},
+        own::Reads,
         positions::{self, Positions},
         retry::Ladder,
         settle::{self, Settler},
@@ -45,6 +46,7 @@ mod endpoints;
 mod group;
 pub mod load;
 mod observe;
+mod own;
 mod reload;
 pub mod signal;
 mod startup;
@@ -157,22 +159,53 @@ impl App {
         let shared = self.pipeline(&positions, &producer, (client, switches.clone()), namespace);
         let (registry, lanes) = (Arc::clone(&self.registry), Arc::clone(&shared.lanes));
         self.control.fill(Parts { registry, switches: switches.clone(), lanes });
-        let assignment = Arc::new(Assignment::new(
-            Arc::clone(&shared),
+        let own = OwnQueues::new(own::Options {
+            settings: Arc::clone(settings),
+            shared: Arc::clone(&shared),
+            observer: observer.clone(),
+            admin,
+            health: self.health.clone(),
+            stop: self.stop.clone(),
+            runtime: Handle::current(),
+        });
+        startup::own_queues(&own, settings, &self.tasks).await?;
+        let group = self.group(&shared, topics);
+        group.start(&self.tasks, &shared.committer);
+        let (queues, endpoints) = (own.clone(), settings.endpoints.clone());
+        self.tasks.spawn_blocking("own queues", move || queues.reconcile(&endpoints)).await?;
+        let endpoints = self.endpoints(switches, &shared.lanes);
+        Observation {
+            settings: Arc::clone(settings),
+            observer,
+            positions,
+            endpoints: Arc::clone(&endpoints),
+            group: group.clone(),
+            own: own.clone(),
+        }
+        .start(&shared, &self.health, self.stop.clone());
+        self.tend(&shared, endpoints, &own, reload)?;
+        info!(group = settings.kafka.group, "running");
+        Ok(Some(Started { group, own, producer, committer: Arc::clone(&shared.committer) }))
+    }
+
+    /// The main group.
+    fn group(&self, shared: &Arc<Shared>, topics: Vec<String>) -> Group {
+        let settings = &self.settings;
+        let assignment = Assignment::new(
+            Arc::clone(shared),
             settings.topics.prefix.clone(),
             settings.limits.drain,
             Handle::current(),
             self.health.clone(),
-        ));
-        let group = Group::new(settings, assignment, topics, self.stop.clone());
-        group.start(&self.tasks, &shared.committer);
-        let endpoints = self.endpoints(switches, &shared.lanes);
-        let (settings, group_) = (Arc::clone(settings), group.clone());
-        Observation { settings, observer, positions, endpoints: Arc::clone(&endpoints), group: group_ }
-            .start(&shared, &self.health, self.stop.clone());
-        self.tend(&shared, endpoints, reload)?;
-        info!(group = self.settings.kafka.group, "running");
-        Ok(Some(Started { group, producer, committer: Arc::clone(&shared.committer) }))
+        );
+        let options = group::Options {
+            kafka: settings.kafka.clone(),
+            budget: Budget::Ample(settings.limits.prefetch),
+            grace: settings.limits.shutdown_grace,
+            commit_interval: settings.limits.commit_interval,
+            topics,
+        };
+        Group::new(options, Arc::new(assignment), self.stop.clone())
     }
 
     fn endpoints(&self, switches: Switches, lanes: &Arc<Lanes>) -> Arc<Endpoints> {
@@ -218,8 +251,9 @@ impl App {
             (tasks.clone(), metrics.clone()),
         );
         Arc::new(Shared {
+            reads: Reads::Everyone,
             registry: Arc::clone(&self.registry),
-            decoder: Decoder::new(&settings.events, namespace),
+            decoder: Arc::new(Decoder::new(&settings.events, namespace)),
             lanes: Arc::new(Lanes::new(lanes, Arc::clone(&self.registry))),
             settler,
             window,
@@ -229,8 +263,8 @@ impl App {
             metrics: metrics.clone(),
             hold: limits.hold,
             commit_interval: limits.commit_interval,
-            epochs: AtomicU64::new(1),
-            reopened: Mutex::default(),
+            epochs: Arc::new(AtomicU64::new(1)),
+            reopened: Arc::default(),
         })
     }
 
@@ -239,6 +273,7 @@ impl App {
         &self,
         shared: &Arc<Shared>,
         endpoints: Arc<Endpoints>,
+        own: &OwnQueues,
         reload: Option<PathBuf>,
     ) -> anyhow::Result<()> {
         let (lanes, until) = (Arc::clone(&shared.lanes), self.tasks.token().clone());
@@ -253,6 +288,7 @@ impl App {
                 path,
                 settings: Arc::clone(&self.settings),
                 endpoints,
+                own: own.clone(),
                 metrics: self.metrics.clone(),
                 health: self.health.clone(),
             };
@@ -270,12 +306,14 @@ impl App {
         self.health.stopping();
         self.stop.cancel();
         let deadline = Instant::now() + self.settings.limits.shutdown_grace;
-        if let Some(Started { group, producer, committer }) = started {
+        if let Some(Started { group, own, producer, committer }) = started {
             // Without brokers the client holds a last commit back for a whole session.
-            if timeout_at(deadline, group.ended()).await.is_err() {
+            let ended = async { tokio::join!(group.ended(), own.ended()) };
+            if timeout_at(deadline, ended).await.is_err() {
                 warn!("the group could not be left in time, deliveries may be repeated");
                 // What is still out stays owed.
                 committer.assigned().iter().for_each(|(_, life)| life.fence());
+                own.fence();
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let flushed = self.tasks.spawn_blocking("flush", move || producer.flush(left)).await;
@@ -300,6 +338,7 @@ impl App {
 /// What a started process has to end in order.
 struct Started {
     group: Group,
+    own: OwnQueues,
     producer: Producer,
     committer: Arc<Committer>,
 }

@@ -493,7 +493,7 @@ impl Families {
     }
 }
 
-const OUTCOMES: [&str; 3] = ["delivered", "dead", "dropped"];
+const OUTCOMES: [&str; 4] = ["delivered", "dead", "dropped", "moved"];
 
 fn ok_or_error(ok: bool) -> &'static str {
     if ok { "ok" } else { "error" }

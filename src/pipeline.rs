@@ -60,6 +60,7 @@ pub mod delivery;
 pub mod lane;
 pub mod ledger;
 pub mod outcome;
+pub mod own;
 pub mod positions;
 pub mod request;
 pub mod retry;

@@ -1,4 +1,4 @@
-//! Membership in the consumer group: one thread that polls, and what it does when the client cannot go on.
+//! Membership in a consumer group: one thread that polls, and what it does when the client cannot go on.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,8 +10,8 @@ use tracing::{error, info};
 
 use super::tasks::Tasks;
 use crate::{
-    config::settings::{Protocol, Settings},
-    kafka::consumer::{self, Consumer, GroupProtocol},
+    config::settings::{Kafka, Protocol},
+    kafka::consumer::{self, Budget, Consumer, GroupProtocol},
     pipeline::{assignment::Assignment, commit::Committer},
 };
 
@@ -24,8 +24,25 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct Group(Arc<Inner>);
 
+/// What a [`Group`] is made of.
+pub(super) struct Options {
+    /// The cluster, and the name of the group.
+    pub(super) kafka: Kafka,
+    /// What its client may use.
+    pub(super) budget: Budget,
+    /// How long giving everything up may take at the end.
+    pub(super) grace: Duration,
+    /// Time between commits.
+    pub(super) commit_interval: Duration,
+    /// What to subscribe to at first.
+    pub(super) topics: Vec<String>,
+}
+
 struct Inner {
-    settings: Arc<Settings>,
+    kafka: Kafka,
+    budget: Budget,
+    grace: Duration,
+    commit_interval: Duration,
     assignment: Arc<Assignment>,
     topics: Mutex<Vec<String>>,
     consumer: Mutex<Option<Consumer>>,
@@ -34,15 +51,14 @@ struct Inner {
 }
 
 impl Group {
-    /// Not joined yet; `topics` is what to subscribe to at first.
-    pub(super) fn new(
-        settings: &Arc<Settings>,
-        assignment: Arc<Assignment>,
-        topics: Vec<String>,
-        stop: CancellationToken,
-    ) -> Self {
+    /// Not joined yet; it is left at the stop.
+    pub(super) fn new(options: Options, assignment: Arc<Assignment>, stop: CancellationToken) -> Self {
+        let Options { kafka, budget, grace, commit_interval, topics } = options;
         Self(Arc::new(Inner {
-            settings: Arc::clone(settings),
+            kafka,
+            budget,
+            grace,
+            commit_interval,
             assignment,
             topics: Mutex::new(topics),
             consumer: Mutex::default(),
@@ -82,21 +98,26 @@ impl Group {
         Ok(())
     }
 
+    /// Its client, while there is one: an own group's offsets can be asked and set as a member only.
+    pub(super) fn consumer(&self) -> Option<Consumer> {
+        lock(&self.0.consumer).clone()
+    }
+
     /// Is the process a member of the group?
     pub(super) fn is_member(&self) -> bool {
         lock(&self.0.consumer).as_ref().is_some_and(Consumer::is_member)
     }
 
     fn stay(&self, tasks: &Tasks, committer: &Arc<Committer>) -> Result<(), consumer::Error> {
-        let Inner { settings, stop, .. } = &*self.0;
-        let mut protocol = match settings.kafka.protocol {
+        let Inner { kafka, stop, .. } = &*self.0;
+        let mut protocol = match kafka.protocol {
             Protocol::Auto | Protocol::Consumer => GroupProtocol::Consumer,
             Protocol::Classic => GroupProtocol::Classic,
         };
         while !stop.is_cancelled() {
             let Err(error) = self.membership(protocol, tasks, committer) else { return Ok(()) };
             match error {
-                consumer::Error::ProtocolUnsupported if settings.kafka.protocol == Protocol::Auto => {
+                consumer::Error::ProtocolUnsupported if kafka.protocol == Protocol::Auto => {
                     info!("the brokers do not offer KIP-848, joining with the classic protocol");
                     protocol = GroupProtocol::Classic;
                     continue;
@@ -119,9 +140,9 @@ impl Group {
         tasks: &Tasks,
         committer: &Arc<Committer>,
     ) -> Result<(), consumer::Error> {
-        let Inner { settings, assignment, topics, stop, .. } = &*self.0;
+        let Inner { kafka, budget, assignment, topics, stop, .. } = &*self.0;
         let rebalance = Arc::clone(assignment);
-        let consumer = Consumer::new(&settings.kafka, protocol, settings.limits.prefetch, rebalance)?;
+        let consumer = Consumer::new(kafka, protocol, *budget, rebalance)?;
         assignment.set_consumer(&consumer);
         {
             // Held until the consumer is known: another set of topics comes either before, or finds it.
@@ -130,17 +151,13 @@ impl Group {
             *lock(&self.0.consumer) = Some(consumer.clone());
         }
         let over = CancellationToken::new();
-        let commits = Arc::clone(committer).run(
-            consumer.clone(),
-            settings.limits.commit_interval,
-            tasks.clone(),
-            over.clone(),
-        );
+        let commits =
+            Arc::clone(committer).run(consumer.clone(), self.0.commit_interval, tasks.clone(), over.clone());
         let commits = tasks.spawn("commits", commits);
         let polled = consumer.poll_until(stop);
         match &polled {
             Ok(()) => {
-                let grace = settings.limits.shutdown_grace;
+                let grace = self.0.grace;
                 assignment.give_up_all(grace - grace / super::KEPT_OF_GRACE);
             }
             Err(_) => assignment.lose_all(),

@@ -1,16 +1,24 @@
 //! Looks at the cluster from beside, on a thread of its own: the state topic, topics that come, lag, brokers.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{endpoints::Endpoints, group::Group, startup};
+use super::{
+    endpoints::Endpoints,
+    group::Group,
+    own::{OwnQueues, Seen},
+    startup,
+};
 use crate::{
     admin::Health,
     config::settings::Settings,
-    kafka::{consumer, observer::Observer},
+    kafka::{
+        consumer::{self, TopicPartition},
+        observer::Observer,
+    },
     pipeline::{assignment::Shared, delivery::now, positions::Positions},
 };
 
@@ -21,6 +29,12 @@ const LAG: Duration = Duration::from_secs(2);
 /// New topics are looked for this often.
 const TOPICS: Duration = Duration::from_secs(5);
 
+/// Of own queues one in so many is compared with the brokers at each look.
+const TURNS: usize = 15;
+
+/// The ends of partitions' logs.
+type Ends = HashMap<TopicPartition, i64>;
+
 /// The observer's work.
 pub(super) struct Observation {
     pub(super) settings: Arc<Settings>,
@@ -28,6 +42,7 @@ pub(super) struct Observation {
     pub(super) positions: Arc<Positions>,
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) group: Group,
+    pub(super) own: OwnQueues,
 }
 
 impl Observation {
@@ -39,11 +54,15 @@ impl Observation {
 
     fn run(&self, shared: &Shared, health: &Health, stop: &CancellationToken) {
         let (mut lag, mut topics) = (Instant::now(), Instant::now() + TOPICS);
+        let mut turn = 0;
         while !stop.is_cancelled() {
             self.positions.follow();
             self.endpoints.tell();
             if Instant::now() >= lag {
-                self.report(health, self.look_at_lag(shared, stop));
+                let mut ends = Ends::new();
+                self.report(health, self.look_at_lag(shared, &mut ends, stop));
+                self.look_at_own(shared, &mut ends, turn);
+                turn += 1;
                 health.joined(self.group.is_member());
                 lag = Instant::now() + LAG;
             }
@@ -65,7 +84,12 @@ impl Observation {
         }
     }
 
-    fn look_at_lag(&self, shared: &Shared, stop: &CancellationToken) -> Result<(), consumer::Error> {
+    fn look_at_lag(
+        &self,
+        shared: &Shared,
+        ends: &mut Ends,
+        stop: &CancellationToken,
+    ) -> Result<(), consumer::Error> {
         let assigned = shared.committer.assigned();
         if assigned.is_empty() {
             return self.observer.topics().map(drop);
@@ -86,6 +110,7 @@ impl Observation {
                 }
             };
             life.see_end(high);
+            ends.insert(of.clone(), high);
             let committed = committed.map_or(low, |(offset, _)| offset);
             life.compare_committed(believed, committed);
             // It may have been taken away meanwhile, and its series with it.
@@ -97,12 +122,49 @@ impl Observation {
         Ok(())
     }
 
+    /// The partitions of own queues are those of the main group once more, so their ends are mostly known.
+    fn look_at_own(&self, shared: &Shared, ends: &mut Ends, turn: usize) {
+        let mut lags = HashMap::new();
+        for (number, Seen { endpoint, consumer, lives }) in self.own.seen().into_iter().enumerate() {
+            let mut lag = 0;
+            for (of, life) in &lives {
+                let looked = match ends.get(of) {
+                    Some(end) => Ok(*end),
+                    None => self.observer.watermarks(of).map(|(_, end)| end),
+                };
+                let Ok(end) = looked else { continue };
+                ends.insert(of.clone(), end);
+                life.see_end(end);
+                lag += (end - life.ledger().base()).max(0);
+            }
+            lags.insert(endpoint, lag);
+            if let Some(consumer) = consumer.filter(|_| number % TURNS == turn % TURNS) {
+                let partitions: Vec<_> = lives.iter().map(|(of, _)| of.clone()).collect();
+                let believed: Vec<_> = lives.iter().map(|(_, life)| life.believed_committed()).collect();
+                let Ok(committed) = consumer.committed(&partitions) else { continue };
+                for (((_, life), believed), committed) in lives.iter().zip(believed).zip(committed) {
+                    life.compare_committed(believed, committed.map_or(-1, |(offset, _)| offset));
+                }
+            }
+        }
+        shared.lanes.set_own_lags(lags);
+    }
+
     fn look_for_topics(&self) -> Result<(), consumer::Error> {
         let all = self.observer.topics()?;
         let sources = startup::sources(&self.settings, &all);
         if let Err(error) = self.positions.ensure_starts(&sources) {
             warn!(%error, "the start of a new topic could not be noted down, it is not read yet");
             return Ok(());
+        }
+        // First those with a queue of their own: what the main group has read is not for them any more.
+        match self.own.follow_topics(&all) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                warn!(%error, "new topics are not read by own queues yet, nor by the group");
+                return Ok(());
+            }
         }
         self.group.subscribe(startup::subscribed(&self.settings, &all))
     }

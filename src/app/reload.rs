@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
-use super::{endpoints::Endpoints, load, signal::Hangups};
+use super::{endpoints::Endpoints, load, own::OwnQueues, signal::Hangups};
 use crate::{
     admin::Health,
     config::{
@@ -22,6 +22,7 @@ pub(super) struct Reloader {
     /// What runs now.
     pub(super) settings: Arc<Settings>,
     pub(super) endpoints: Arc<Endpoints>,
+    pub(super) own: OwnQueues,
     pub(super) metrics: Metrics,
     pub(super) health: Health,
 }
@@ -51,7 +52,10 @@ impl Reloader {
         let loaded = spawn_blocking(move || load::again(&path, &running.security)).await;
         let rejected = match loaded {
             Ok(Ok(settings)) => match judge(&self.settings, &settings, trigger) {
-                Verdict::Apply => return self.apply(settings, trigger),
+                Verdict::Apply => match self.prepare(&settings).await {
+                    Ok(()) => return self.apply(settings, trigger).await,
+                    Err(refused) => refused,
+                },
                 Verdict::NeedsSignal { removed, of } => {
                     format!("{removed} of {of} endpoints would be removed; send SIGHUP to do it")
                 }
@@ -64,11 +68,24 @@ impl Reloader {
         self.health.reload(Err(rejected));
     }
 
-    fn apply(&mut self, settings: Settings, trigger: Trigger) {
+    /// Can the own queues be as these settings want them?
+    async fn prepare(&self, settings: &Settings) -> Result<(), String> {
+        let (own, endpoints) = (self.own.clone(), settings.endpoints.clone());
+        match spawn_blocking(move || own.prepare(&endpoints)).await {
+            Ok(prepared) => prepared.map_err(|error| error.to_string()),
+            Err(panic) => Err(panic.to_string()),
+        }
+    }
+
+    async fn apply(&mut self, settings: Settings, trigger: Trigger) {
         for section in needs_restart(&self.settings, &settings) {
             warn!(section, "a change of this section needs a restart");
         }
         self.endpoints.replace(settings.endpoints.clone());
+        let (own, endpoints) = (self.own.clone(), settings.endpoints.clone());
+        if let Err(panic) = spawn_blocking(move || own.reconcile(&endpoints)).await {
+            error!(%panic, "own queues are not as they should be");
+        }
         info!(?trigger, endpoints = settings.endpoints.len(), "configuration taken over");
         // What needs a restart keeps being compared with what runs.
         let mut running = (*self.settings).clone();

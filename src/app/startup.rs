@@ -8,7 +8,10 @@ use anyhow::{Context, bail};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::tasks::Tasks;
+use super::{
+    own::{self, OwnQueues},
+    tasks::Tasks,
+};
 use crate::{
     admin::Health,
     config::settings::{Settings, TopicSelector},
@@ -79,6 +82,24 @@ pub(super) async fn positions(
             Ok(ready) => return Ok(ready),
             Err(error @ (Error::Owned { .. } | Error::Expired { .. })) => return Err(error.into()),
             Err(error) => warn!(%error, "not ready to join the group, trying again"),
+        }
+        sleep(BACKOFF).await;
+    }
+}
+
+/// Sees to it that every own queue has offsets to begin at before anything is read.
+pub(super) async fn own_queues(
+    own: &OwnQueues,
+    settings: &Arc<Settings>,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
+    loop {
+        let (own, settings) = (own.clone(), Arc::clone(settings));
+        let ready = tasks.spawn_blocking("own queues", move || own.prepare(&settings.endpoints)).await?;
+        match ready {
+            Ok(()) => return Ok(()),
+            Err(error @ own::Error::Lag { .. }) => return Err(error.into()),
+            Err(error) => warn!(%error, "own queues are not ready, trying again"),
         }
         sleep(BACKOFF).await;
     }

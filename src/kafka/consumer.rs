@@ -37,12 +37,16 @@ use crate::{
 
 /// How long one poll of the main queue waits; also how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
+/// The same for a group that is one of many.
+const SPARING_POLL: Duration = Duration::from_millis(500);
 /// A split queue can miss its wake-up (rust-rdkafka issue 840), so an idle one is looked at this often.
 const WATCHDOG: Duration = Duration::from_secs(1);
 /// Longest wait of one look-up; whoever needs the answer asks again.
 const LOOK_UP: Duration = Duration::from_secs(10);
 /// The same where a rebalance waits for one look-up per partition.
 const QUICK_LOOK_UP: Duration = Duration::from_secs(3);
+/// A sparing client fetches no less than this ahead.
+const LEAST_PREFETCH: usize = 64 << 10;
 /// How often the client tells whether it is a member of its group.
 const STATISTICS: Duration = Duration::from_secs(1);
 
@@ -62,6 +66,15 @@ pub enum GroupProtocol {
     Consumer,
     /// The older one, with the cooperative assignor.
     Classic,
+}
+
+/// What a client may use of memory and processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// There is one of it; so many bytes are fetched ahead per partition.
+    Ample(usize),
+    /// There may be many of it: it wakes up seldom, and an eighth of that is fetched ahead.
+    Sparing(usize),
 }
 
 /// What happens with the assignment. Called on the polling thread, which may block; heart-beats go on meanwhile.
@@ -121,11 +134,11 @@ impl Error {
 pub struct Consumer(Arc<BaseConsumer<Context>>);
 
 impl Consumer {
-    /// Makes the client; joins nothing yet. `prefetch` bounds the bytes fetched ahead per partition.
+    /// Makes the client of the group that `kafka` names; joins nothing yet.
     pub fn new(
         kafka: &Kafka,
         protocol: GroupProtocol,
-        prefetch: usize,
+        budget: Budget,
         rebalance: Arc<dyn Rebalance>,
     ) -> Result<Self, Error> {
         let context = Context {
@@ -133,13 +146,23 @@ impl Consumer {
             consumer: OnceLock::new(),
             member: AtomicBool::new(false),
             restarts: Mutex::default(),
+            poll: match budget {
+                Budget::Ample(_) => POLL,
+                Budget::Sparing(_) => SPARING_POLL,
+            },
         };
-        let config = config(kafka, protocol, prefetch);
+        let config = config(kafka, protocol, budget);
         let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(Error::Create)?;
         let consumer = Arc::new(consumer);
         let known = consumer.context().consumer.set(Arc::downgrade(&consumer));
         assert!(known.is_ok(), "the consumer is made known to its context once");
         Ok(Self(consumer))
+    }
+
+    /// A client of a group that never joins it: it looks at the group's offsets, and sets them while the group has no
+    /// members.
+    pub fn bystander(kafka: &Kafka) -> Result<Self, Error> {
+        Self::new(kafka, GroupProtocol::Classic, Budget::Sparing(0), Arc::new(Bystander))
     }
 
     /// Is the process a member of the group, with or without partitions, as far as the client knows?
@@ -159,7 +182,7 @@ impl Consumer {
     /// Serves the client's callbacks until stopped; blocks its thread.
     pub fn poll_until(&self, stop: &CancellationToken) -> Result<(), Error> {
         while !stop.is_cancelled() {
-            match self.0.poll(POLL) {
+            match self.0.poll(self.0.context().poll) {
                 // Nothing is left in the queue, so no rebalance waits for its answer.
                 None => self.serve_restarts(),
                 // Queues are split before the assignment takes effect, so nothing should arrive here.
@@ -293,8 +316,12 @@ impl Consumer {
 }
 
 /// Everything set here the commit logic relies on; the configuration refuses these keys.
-fn config(kafka: &Kafka, protocol: GroupProtocol, prefetch: usize) -> ClientConfig {
+fn config(kafka: &Kafka, protocol: GroupProtocol, budget: Budget) -> ClientConfig {
     let mut config = client_config(kafka);
+    let prefetch = match budget {
+        Budget::Ample(prefetch) => prefetch,
+        Budget::Sparing(prefetch) => (prefetch / 8).max(LEAST_PREFETCH),
+    };
     config
         .set("group.id", &kafka.group)
         .set("enable.auto.commit", "false")
@@ -309,6 +336,14 @@ fn config(kafka: &Kafka, protocol: GroupProtocol, prefetch: usize) -> ClientConf
         // A full queue is looked at again this soon; the default of one second saws (librdkafka issue 3662).
         .set("fetch.queue.backoff.ms", "20")
         .set("statistics.interval.ms", STATISTICS.as_millis().to_string());
+    if matches!(budget, Budget::Sparing(_)) {
+        config
+            // Nobody asks it whether it is a member.
+            .set("statistics.interval.ms", "0")
+            // Brokers answer a fetch as soon as there is anything; without, only this often.
+            .set("fetch.wait.max.ms", "1000")
+            .set("fetch.queue.backoff.ms", "100");
+    }
     match protocol {
         GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
         GroupProtocol::Classic => {
@@ -459,6 +494,19 @@ fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
     name
 }
 
+/// Nothing is ever assigned to who does not subscribe.
+struct Bystander;
+
+impl Rebalance for Bystander {
+    fn positions(&self, _: &Consumer, _: &[TopicPartition]) -> Option<Vec<i64>> {
+        None
+    }
+
+    fn assigned(&self, _: Vec<Queue>) {}
+
+    fn revoked(&self, _: &[TopicPartition], _: bool) {}
+}
+
 /// What rdkafka calls back into.
 struct Context {
     rebalance: Arc<dyn Rebalance>,
@@ -466,6 +514,7 @@ struct Context {
     member: AtomicBool,
     /// Partitions to begin anew, for the polling thread.
     restarts: Mutex<Vec<Restart>>,
+    poll: Duration,
 }
 
 struct Restart {

@@ -59,7 +59,8 @@ impl Park {
 /// What one endpoint's deliveries count into.
 ///
 /// The books of an endpoint: each delivery is [`opened`](Self::opened) once and ends in exactly one of
-/// [`delivered`](Self::delivered), [`dead`](Self::dead) and [`dropped`](Self::dropped); between them it is in its
+/// [`delivered`](Self::delivered), [`dead`](Self::dead), [`dropped`](Self::dropped) and [`moved`](Self::moved) (which
+/// opens it again in the endpoint's own queue); between them it is in its
 /// lane or, after [`retried`](Self::retried) or [`parked`](Self::parked), perhaps on a retry topic.
 pub struct Endpoint {
     families: Arc<Families>,
@@ -68,6 +69,7 @@ pub struct Endpoint {
     delivered: IntCounter,
     dead_outcome: IntCounter,
     dropped: IntCounter,
+    moved: IntCounter,
     throttled: IntCounter,
     attempt_duration: Histogram,
     latency: Histogram,
@@ -92,6 +94,7 @@ impl Endpoint {
             delivered: outcome("delivered"),
             dead_outcome: outcome("dead"),
             dropped: outcome("dropped"),
+            moved: outcome("moved"),
             throttled: families.throttled.with_label_values(&[label]),
             attempt_duration: families.attempt_duration.with_label_values(&[label]),
             latency: families.latency.with_label_values(&[label]),
@@ -135,6 +138,11 @@ impl Endpoint {
     /// A delivery ended without a dead letter (`on_removed = "drop"`).
     pub fn dropped(&self) {
         self.dropped.inc();
+    }
+
+    /// It ended here because its endpoint has a queue of its own now, which opens it again.
+    pub fn moved(&self) {
+        self.moved.inc();
     }
 
     /// An attempt failed and will be made again.

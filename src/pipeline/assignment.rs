@@ -26,6 +26,7 @@ use super::{
     delivery::Delivery,
     lane::lanes::Lanes,
     ledger::metadata::Position,
+    own::Reads,
     positions::{self, Start},
     settle::Settler,
     source::Source,
@@ -47,12 +48,14 @@ use crate::{
 const REOPENINGS: usize = 3;
 const REOPENINGS_WITHIN: Duration = Duration::from_secs(60);
 
-/// What every source works with.
+/// What every source of one group works with. All of it but `reads` and `committer` is the same for all groups.
 pub struct Shared {
+    /// Whom the group reads for.
+    pub reads: Reads,
     /// The endpoints.
     pub registry: Arc<Registry>,
     /// Finds an event's facts.
-    pub decoder: Decoder,
+    pub decoder: Arc<Decoder>,
     /// The lanes.
     pub lanes: Arc<Lanes>,
     /// Where deliveries end or go on.
@@ -72,12 +75,32 @@ pub struct Shared {
     /// Time between commits.
     pub commit_interval: Duration,
     /// Numbers of lives.
-    pub epochs: AtomicU64,
+    pub epochs: Arc<AtomicU64>,
     /// When partitions were opened again because of a lost ticket.
-    pub reopened: Mutex<Vec<Instant>>,
+    pub reopened: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Shared {
+    /// The same for the group of an endpoint with a queue of its own.
+    pub fn for_endpoint(&self, endpoint: &Arc<str>) -> Self {
+        Self {
+            reads: Reads::Endpoint(Arc::clone(endpoint)),
+            registry: Arc::clone(&self.registry),
+            decoder: Arc::clone(&self.decoder),
+            lanes: Arc::clone(&self.lanes),
+            settler: self.settler.clone(),
+            window: Arc::clone(&self.window),
+            positions: Arc::clone(&self.positions),
+            committer: Arc::new(Committer::new(Arc::clone(&self.positions), self.metrics.clone())),
+            tasks: self.tasks.clone(),
+            metrics: self.metrics.clone(),
+            hold: self.hold,
+            commit_interval: self.commit_interval,
+            epochs: Arc::clone(&self.epochs),
+            reopened: Arc::clone(&self.reopened),
+        }
+    }
+
     /// Runs what blocks on a thread of its own; `None` when it panicked.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
@@ -129,7 +152,8 @@ impl Shared {
         stop: CancellationToken,
     ) -> Arc<Partition> {
         let epoch = self.epochs.fetch_add(1, Ordering::Relaxed);
-        let life = Partition::new(of, (tier, false), epoch, start.position, stop, self.metrics.clone());
+        let kind = (tier, self.reads.is_own());
+        let life = Partition::new(of, kind, epoch, start.position, stop, self.metrics.clone());
         life.begun.store(start.begun, Ordering::Release);
         // The position is committed at once, whether or not anything comes.
         life.ledger().touch();
@@ -198,9 +222,11 @@ impl Assignment {
     /// Everything is lost at once because the client cannot go on; blocks its thread.
     pub fn lose_all(&self) {
         let all: Vec<_> = self.shared.committer.assigned().into_iter().map(|(of, _)| of).collect();
-        self.shared.metrics.rebalance(Kind::Lost);
+        self.changed(Kind::Lost);
         self.lost(&all);
-        self.health.joined(false);
+        if !self.shared.reads.is_own() {
+            self.health.joined(false);
+        }
         *self.consumer.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -271,10 +297,32 @@ impl Assignment {
             if let Some(life) = self.shared.committer.remove(of) {
                 life.fence();
             }
-            self.shared.metrics.remove_partition(&of.topic, of.partition);
+            self.show(of, false);
         }
         self.shared.committer.wait_for_commit();
-        self.shared.lanes.set_partitions(self.shared.committer.assigned().len());
+        self.count_partitions();
+    }
+
+    /// What is shown of partitions is the main group's: those of own queues are the same ones, read once more.
+    fn show(&self, of: &TopicPartition, ours: bool) {
+        let metrics = &self.shared.metrics;
+        match &self.shared.reads {
+            Reads::Endpoint(_) => {}
+            Reads::Everyone if ours => drop(metrics.add_partition(&of.topic, of.partition)),
+            Reads::Everyone => metrics.remove_partition(&of.topic, of.partition),
+        }
+    }
+
+    fn count_partitions(&self) {
+        if !self.shared.reads.is_own() {
+            self.shared.lanes.set_partitions(self.shared.committer.assigned().len());
+        }
+    }
+
+    fn changed(&self, kind: Kind) {
+        if !self.shared.reads.is_own() {
+            self.shared.metrics.rebalance(kind);
+        }
     }
 
     fn lost(&self, partitions: &[TopicPartition]) {
@@ -295,7 +343,7 @@ impl Rebalance for Assignment {
         if self.stopping.load(Ordering::Acquire) {
             return None;
         }
-        let starts = self.shared.positions.starts(consumer, partitions)?;
+        let starts = self.shared.positions.starts(consumer, partitions, &self.shared.reads)?;
         let offsets = starts.iter().map(|start| start.position.base).collect();
         let mut known = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
         known.extend(partitions.iter().cloned().zip(starts));
@@ -303,9 +351,11 @@ impl Rebalance for Assignment {
     }
 
     fn assigned(&self, queues: Vec<Queue>) {
-        self.health.joined(true);
-        self.shared.metrics.rebalance(Kind::Assign);
-        info!(partitions = queues.len(), "partitions assigned");
+        if !self.shared.reads.is_own() {
+            self.health.joined(true);
+        }
+        self.changed(Kind::Assign);
+        info!(partitions = queues.len(), reads = ?self.shared.reads, "partitions assigned");
         let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         for queue in queues {
@@ -319,17 +369,17 @@ impl Rebalance for Assignment {
                 start,
                 CancellationToken::new(),
             );
-            self.shared.metrics.add_partition(&of.topic, of.partition);
+            self.show(&of, true);
             let source = Source::new(Arc::clone(&self.shared), queue, life);
             let _runtime = self.runtime.enter();
             sources.insert(of, self.shared.tasks.spawn_needed("source", source.run()));
         }
-        self.shared.lanes.set_partitions(self.shared.committer.assigned().len());
+        self.count_partitions();
     }
 
     fn revoked(&self, partitions: &[TopicPartition], lost: bool) {
-        info!(partitions = partitions.len(), lost, "partitions revoked");
-        self.shared.metrics.rebalance(if lost { Kind::Lost } else { Kind::Revoke });
+        info!(partitions = partitions.len(), lost, reads = ?self.shared.reads, "partitions revoked");
+        self.changed(if lost { Kind::Lost } else { Kind::Revoke });
         if lost {
             self.lost(partitions);
         } else {

@@ -72,6 +72,9 @@ impl Committer {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
+            if !self.is_due() {
+                continue;
+            }
             let (committer, consumer) = (Arc::clone(&self), consumer.clone());
             let commit = tasks.spawn_blocking("commit", move || committer.commit(&consumer, None));
             if let Err(error) = commit.await {
@@ -131,6 +134,11 @@ impl Committer {
     /// the coordinator again, and would then send it for whatever member we are by then. Blocks its thread.
     pub fn wait_for_commit(&self) {
         drop(self.committing.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A thread is not worth waking for nothing.
+    fn is_due(&self) -> bool {
+        self.lock().values().any(|life| !life.is_fenced() && life.ledger().is_dirty())
     }
 
     fn due(&self, only: Option<&[TopicPartition]>) -> (Vec<Offset>, Vec<Arc<Partition>>) {

@@ -29,7 +29,10 @@ use super::{
     ticket::Partition,
     window::Share,
 };
-use crate::{config::settings::Endpoint, metrics};
+use crate::{
+    config::settings::{self, Endpoint},
+    metrics,
+};
 
 mod breaker;
 mod core;
@@ -210,7 +213,7 @@ impl Lane {
     pub fn update(self: &Arc<Self>, endpoint: &Arc<Endpoint>) {
         let old = self.runtime.load_full();
         self.runtime.store(Arc::new(Runtime::new(Arc::clone(endpoint), Some(&old))));
-        {
+        let moved = {
             let mut state = self.lock();
             state.core.limit.set_most(endpoint.concurrency);
             if old.endpoint.url != endpoint.url {
@@ -219,8 +222,15 @@ impl Lane {
             if old.endpoint.rate != endpoint.rate || old.endpoint.burst != endpoint.burst {
                 state.core.forget_slots();
             }
-        }
+            state.core.queue.take_if(|delivery| is_moved(endpoint, delivery))
+        };
+        moved.into_iter().for_each(|delivery| self.shared.settler.moved(delivery));
         self.switched();
+    }
+
+    /// Is it the endpoint's own queue's to deliver?
+    fn is_moved(&self, delivery: &Delivery) -> bool {
+        is_moved(&self.runtime.load().endpoint, delivery)
     }
 
     /// What is known of the endpoint besides its configuration has changed, or may have.
@@ -274,6 +284,7 @@ impl Lane {
             cursor: state.core.pace.cursor(now),
             failing_since: state.core.failing_since,
             last_error: state.core.last_error.clone(),
+            own_queue_lag: None,
         };
         (state.core.held() > 0 || state.core.disabled || !state.core.is_quiet(now)).then_some(report)
     }
@@ -283,6 +294,9 @@ impl Lane {
         let runtime = self.runtime.load_full();
         let (endpoint, settler) = (&runtime.endpoint, &self.shared.settler);
         // The endpoint may have changed while the delivery was queued.
+        if is_moved(endpoint, &delivery) {
+            return settler.moved(*delivery);
+        }
         if !may_have(endpoint, delivery.event()) {
             return settler.unknown(*delivery);
         }
@@ -307,6 +321,10 @@ impl Lane {
         flight.begun = None;
         let failed_for_good = self.learn(begun, &attempt, &outcome, endpoint);
         match outcome {
+            // The endpoint got a queue of its own meanwhile.
+            Outcome::Retry { .. } | Outcome::Dead { .. } if self.is_moved(&delivery) => {
+                settler.moved(*delivery);
+            }
             Outcome::Delivered => {
                 self.metrics.endpoint.delivered(delivery.latency());
                 settler.delivered(*delivery);
@@ -467,13 +485,14 @@ impl Lane {
     }
 
     fn hold(self: &Arc<Self>, state: &mut State, delivery: &Delivery) -> Hold {
-        let (partition, bytes) = (delivery.ticket.partition().epoch, delivery.bytes());
+        let from = delivery.ticket.partition();
+        let (partition, bytes) = ((from.epoch, from.own), delivery.bytes());
         state.core.hold(partition, bytes);
         self.shared.took_one(bytes);
         Hold { lane: Arc::clone(self), partition, bytes }
     }
 
-    fn release(&self, partition: Share, bytes: usize) {
+    fn release(&self, partition: (Share, bool), bytes: usize) {
         let mut state = self.lock();
         state.core.release(partition, bytes);
         self.shared.gave_one_back(bytes);
@@ -515,10 +534,18 @@ impl Lane {
     }
 }
 
+/// Does the endpoint's own queue deliver it again, because the endpoint had none when the main group opened it? Its
+/// group began at or below every event that the main group had not settled then.
+fn is_moved(endpoint: &Endpoint, delivery: &Delivery) -> bool {
+    let from = delivery.ticket.partition();
+    endpoint.queue == settings::Queue::Own && !from.own && from.tier.is_none()
+}
+
 /// A delivery's place in its lane; given back when dropped.
 pub struct Hold {
     lane: Arc<Lane>,
-    partition: Share,
+    /// Which it came from, and whether that is read for this endpoint alone.
+    partition: (Share, bool),
     bytes: usize,
 }
 

@@ -222,6 +222,11 @@ impl Ledger {
         Some(Commit { offset: self.base, metadata })
     }
 
+    /// Is there something to commit?
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
     /// There is something to commit again: a commit that did not get through, or a position never committed.
     pub fn touch(&mut self) {
         self.dirty = true;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     ledger::metadata::{self, Position},
+    own::{MovedOut, Reads},
     state::{self, Entry, State},
     switches::{self, Switches},
 };
@@ -23,11 +24,13 @@ use crate::{
     kafka::{
         consumer::{self, Consumer, TopicPartition},
         observer::{Followed, Observer},
-        producer::Producer,
+        producer::{Outgoing, Producer},
         topics::{parse_tier, state_topic},
     },
     metrics::{Metrics, Reset},
 };
+
+mod queues;
 
 /// Between tries of what the brokers did not answer.
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -104,12 +107,13 @@ pub struct Options {
 pub struct Positions {
     options: Options,
     state: Mutex<State>,
+    moved_out: RwLock<Arc<MovedOut>>,
 }
 
 impl Positions {
     /// Nothing is known yet.
     pub fn new(options: Options) -> Self {
-        Self { options, state: Mutex::default() }
+        Self { options, state: Mutex::default(), moved_out: RwLock::default() }
     }
 
     /// Reads the state topic fully and claims the prefix for our group.
@@ -186,9 +190,14 @@ impl Positions {
     }
 
     /// Where assigned partitions begin; asks until the brokers answer, `None` when the process stops meanwhile.
-    pub fn starts(&self, consumer: &Consumer, partitions: &[TopicPartition]) -> Option<Vec<Start>> {
+    pub fn starts(
+        &self,
+        consumer: &Consumer,
+        partitions: &[TopicPartition],
+        reads: &Reads,
+    ) -> Option<Vec<Start>> {
         loop {
-            match self.try_starts(consumer, partitions) {
+            match self.try_starts(consumer, partitions, reads) {
                 Ok(starts) => return Some(starts),
                 Err(_) if self.options.stop.is_cancelled() => return None,
                 Err(trouble) => warn!(error = %trouble, "start positions unknown yet, asking again"),
@@ -224,6 +233,7 @@ impl Positions {
         &self,
         consumer: &Consumer,
         partitions: &[TopicPartition],
+        reads: &Reads,
     ) -> Result<Vec<Start>, consumer::Error> {
         let committed = consumer.committed(partitions)?;
         let mut starts = Vec::with_capacity(partitions.len());
@@ -236,10 +246,16 @@ impl Positions {
             let begun = self.state().is_begun(&of.topic, of.partition);
             let position = match committed {
                 Some((offset, metadata)) => self.committed_start(of, offset, &metadata, bounds.ok()),
+                // Of an own group nothing is noted down; that its partition is another one now, the main group shows.
+                None if begun && reads.is_own() => {
+                    let main = self.options.observer.committed(std::slice::from_ref(of))?;
+                    let recreated = main.iter().all(Option::is_none);
+                    Position::at(self.first_start(of, recreated, bounds.ok()))
+                }
                 None => Position::at(self.first_start(of, begun, bounds.ok())),
             };
             debug!(topic = %of.topic, partition = of.partition, ?position, "start position");
-            starts.push(Start { position, begun });
+            starts.push(Start { position, begun: begun || reads.is_own() });
         }
         Ok(starts)
     }
@@ -313,16 +329,26 @@ impl Positions {
 
     fn take(&self, key: &str, value: Option<&[u8]>) {
         let again = self.options.switches.take_in(key, value);
-        let again = again.or_else(|| self.state().apply(key, value));
+        let again = again.or_else(|| {
+            let mut state = self.state();
+            let again = state.apply(key, value);
+            if Self::is_queue(key) {
+                self.see_queues(&state);
+            }
+            again
+        });
         if let Some(entry) = again {
             self.write(entry);
         }
     }
 
-    /// Writes a state record, for as long as it takes.
     fn write(&self, entry: Entry) {
-        let record = switches::record(&state_topic(&self.options.prefix), entry);
-        while let Err(trouble) = self.options.runtime.block_on(self.options.producer.send(&record)) {
+        self.send(&switches::record(&state_topic(&self.options.prefix), entry));
+    }
+
+    /// Writes a state record, for as long as it takes.
+    fn send(&self, record: &Outgoing) {
+        while let Err(trouble) = self.options.runtime.block_on(self.options.producer.send(record)) {
             if self.options.stop.is_cancelled() {
                 return;
             }

@@ -1,7 +1,7 @@
 //! Route: does an endpoint want an event, and if not, why not?
 //!
 //! The plain statement of what [`crate::registry::Snapshot::route`] finds by index: used to explain and to test
-//! it, not on the way of events. A tombstone (null value) is nobody's whatever this says; an empty value is an
+//! it, and where there is but one endpoint to ask, in its own queue. A tombstone (null value) is nobody's whatever this says; an empty value is an
 //! ordinary event.
 
 use super::Event;

@@ -135,6 +135,12 @@ impl Settler {
         }
     }
 
+    /// Its endpoint has a queue of its own now, which delivers it.
+    pub fn moved(&self, delivery: Delivery) {
+        self.0.options.metrics.endpoint(&delivery.endpoint).moved();
+        delivery.settle();
+    }
+
     fn tier_for(&self, due: i64) -> Duration {
         self.0.options.ladder.tier_for(Duration::from_millis(due.saturating_sub(now()).max(0).unsigned_abs()))
     }

@@ -15,12 +15,13 @@ use super::{
     lane::lanes::Fed,
     ledger::{Carried, Ledger, metadata::Owed},
     outcome::Reason,
-    route::may_have,
+    own::Reads,
+    route::{Verdict, explain, may_have},
     ticket::Partition,
     window::{Class, Place},
 };
 use crate::{
-    config::settings::{Endpoint, Priority},
+    config::settings::{self, Endpoint, Priority},
     kafka::{
         consumer::{Next, Queue},
         headers::Envelope,
@@ -114,7 +115,9 @@ impl Source {
     }
 
     async fn source_record(&mut self, record: Record) {
-        self.topic.event();
+        if self.shared.reads == Reads::Everyone {
+            self.topic.event();
+        }
         let carried = self.life.ledger().carried(record.offset);
         if carried == Carried::Settled {
             return self.settled(&record, None);
@@ -126,12 +129,10 @@ impl Source {
         let event = self.shared.decoder.decode(record);
         let mut matches = std::mem::take(&mut self.matches);
         matches.clear();
-        let registry = self.shared.registry.snapshot();
-        registry.route(&event, &mut matches);
-        let gone = self.keep_owed(&carried, &event, &mut matches);
-        if matches.is_empty() && gone.is_empty() {
-            self.topic.unmatched(Unmatched::NoEndpoint);
-        }
+        let gone = match self.shared.reads.clone() {
+            Reads::Everyone => self.match_everyone(&event, &carried, &mut matches),
+            Reads::Endpoint(id) => self.match_own(&id, &event, &carried, &mut matches).await,
+        };
         let (offset, timestamp) = (event.offset, event.timestamp);
         let hashes: Vec<u32> =
             matches.iter().map(|e| endpoint_hash(&e.id)).chain(gone.iter().copied()).collect();
@@ -153,6 +154,40 @@ impl Source {
         self.matches = matches;
     }
 
+    /// Whom the main group delivers an event to, and the hashes of endpoints that are not known but owed it.
+    fn match_everyone(&self, event: &Event, carried: &Carried, matches: &mut Vec<Arc<Endpoint>>) -> Vec<u32> {
+        self.shared.registry.snapshot().route(event, matches);
+        let gone = self.keep_owed(carried, event, matches);
+        if matches.is_empty() && gone.is_empty() {
+            self.topic.unmatched(Unmatched::NoEndpoint);
+        }
+        let moved = self.shared.positions.moved_out();
+        let of = (&*event.topic, event.partition);
+        matches.retain(|endpoint| {
+            endpoint.queue == settings::Queue::Shared && !moved.covers(&endpoint.id, of, event.offset)
+        });
+        gone
+    }
+
+    /// The same for an endpoint's own group. When the endpoint is not known, nothing is read past: its group is about
+    /// to be left, and goes on here should the endpoint come back.
+    async fn match_own(
+        &self,
+        id: &str,
+        event: &Event,
+        carried: &Carried,
+        matches: &mut Vec<Arc<Endpoint>>,
+    ) -> Vec<u32> {
+        let Some(endpoint) = self.shared.registry.snapshot().by_id(id).cloned() else {
+            self.life.stop.cancelled().await;
+            return Vec::new();
+        };
+        if explain(event, &endpoint) == Verdict::Wanted {
+            matches.push(endpoint);
+        }
+        self.keep_owed(carried, event, matches)
+    }
+
     /// Narrows the matches to what an earlier life left owed; returns the hashes of endpoints that are not known.
     fn keep_owed(&self, carried: &Carried, event: &Event, matches: &mut Vec<Arc<Endpoint>>) -> Vec<u32> {
         let Carried::Owed(Owed::To(owed)) = carried else { return Vec::new() };
@@ -166,6 +201,9 @@ impl Source {
             match registry.by_hash(*hash).find(|endpoint| may_have(endpoint, event)) {
                 // It wanted the event when it was read first.
                 Some(endpoint) if endpoint.enabled => matches.push(Arc::clone(endpoint)),
+                // Its own group owes it now.
+                Some(endpoint)
+                    if endpoint.queue == settings::Queue::Own && self.shared.reads == Reads::Everyone => {}
                 _ => gone.push(*hash),
             }
         }
@@ -280,7 +318,7 @@ impl Source {
 
     /// Nothing is owed of it (any more).
     fn settled(&self, record: &Record, unmatched: Option<Unmatched>) {
-        if let Some(reason) = unmatched {
+        if let Some(reason) = unmatched.filter(|_| self.shared.reads == Reads::Everyone) {
             self.topic.unmatched(reason);
         }
         self.life.ledger().open(record.offset, record.timestamp, &[]);

@@ -1,9 +1,10 @@
-//! What `<prefix>.state` says: who owns the prefix, where each source topic began, which partitions were begun.
+//! What `<prefix>.state` says: who owns the prefix, where each source topic began, which partitions were begun, which
+//! endpoints have queues of their own.
 //!
 //! Pure. The topic is compacted, so of several records with one key only the last may be left: start records merge by
 //! the lower offset and the owner by who was first, and whoever reads a record that says less writes the whole again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,23 @@ pub struct State {
     owner: Option<String>,
     starts: HashMap<String, BTreeMap<i32, i64>>,
     begun: HashSet<String>,
+    queues: HashMap<String, Queue>,
+}
+
+/// Topic → partition → offset.
+pub type Offsets = BTreeMap<String, BTreeMap<i32, i64>>;
+
+/// The last that is known of the queue an endpoint has, or had, of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Does its own group deliver to it?
+    pub own: bool,
+    /// The topics whose partitions its group has a position on, or begins at their start records.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub topics: BTreeSet<String>,
+    /// If it gave the queue up: the main group delivers from there on, its own group has delivered what is below.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub from: Offsets,
 }
 
 /// A record of the state topic.
@@ -44,6 +62,13 @@ struct Begun {
     v: u32,
 }
 
+#[derive(Serialize)]
+struct QueueRecord<'a> {
+    v: u32,
+    #[serde(flatten)]
+    queue: &'a Queue,
+}
+
 impl State {
     /// Takes in one record; returns what has to be written again because another writer said less.
     /// Records that cannot be read are left alone: they may be of a later release.
@@ -63,8 +88,22 @@ impl State {
                 self.begun.remove(partition);
                 None
             }
+            (Some(("queue", endpoint)), Some(value)) => {
+                let queue = serde_json::from_slice(value).ok()?;
+                self.queues.insert(endpoint.to_owned(), queue);
+                None
+            }
+            (Some(("queue", endpoint)), None) => {
+                self.queues.remove(endpoint);
+                None
+            }
             _ => None,
         }
+    }
+
+    /// The queues that endpoints have, or had, of their own, by the endpoints' ids.
+    pub fn queues(&self) -> &HashMap<String, Queue> {
+        &self.queues
     }
 
     /// The group that owns the prefix.
@@ -124,6 +163,16 @@ pub fn begun(topic: &str, partition: i32) -> Entry {
     entry(format!("begun/{}", begun_name(topic, partition)), &Begun { v: VERSION })
 }
 
+/// The record of an endpoint's own queue.
+pub fn queue(endpoint: &str, queue: &Queue) -> Entry {
+    entry(queue_key(endpoint), &QueueRecord { v: VERSION, queue })
+}
+
+/// The key of such a record.
+pub fn queue_key(endpoint: &str) -> String {
+    format!("queue/{endpoint}")
+}
+
 fn begun_name(topic: &str, partition: i32) -> String {
     // Topic names have no slash.
     format!("{topic}/{partition}")
@@ -174,6 +223,21 @@ mod tests {
         }
         assert_eq!(state.apply("start/orders", Some(br#"{"v":9,"offsets":{"0":4},"more":true}"#)), None);
         assert_eq!(state.start("orders", 0), Some(4));
+    }
+
+    #[test]
+    fn the_last_that_was_said_of_an_own_queue_counts() {
+        let own = Queue { own: true, topics: ["orders".to_owned()].into(), from: Offsets::new() };
+        let from = Offsets::from([("orders".to_owned(), [(0, 7)].into())]);
+        let left = Queue { own: false, topics: BTreeSet::new(), from };
+        let mut state = State::default();
+        for said in [&own, &left, &own] {
+            assert_eq!(take(&mut state, &queue("crm", said)), None);
+            assert_eq!(state.queues().get("crm"), Some(said));
+        }
+        assert_eq!(queue("crm", &left).value, br#"{"v":1,"own":false,"from":{"orders":{"0":7}}}"#);
+        state.apply("queue/crm", None);
+        assert!(state.queues().is_empty());
     }
 
     #[test]

@@ -174,6 +174,7 @@ mod tests {
             cursor: None,
             failing_since: None,
             last_error: None,
+            own_queue_lag: None,
         }
     }
 

@@ -87,6 +87,15 @@ impl Admin {
         self.wait_for(topics).await
     }
 
+    /// Deletes a consumer group with its offsets; the brokers refuse it while the group has members.
+    pub async fn delete_group(&self, group: &str) -> Result<(), KafkaError> {
+        let options = AdminOptions::new().request_timeout(Some(REQUEST));
+        for result in self.client().delete_groups(&[group], &options).await? {
+            result.map_err(|(_, code)| KafkaError::AdminOp(code))?;
+        }
+        Ok(())
+    }
+
     async fn wait_for(&self, topics: &[Topic]) -> Result<(), Error> {
         let deadline = Instant::now() + SETTLE;
         loop {

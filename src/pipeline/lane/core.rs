@@ -41,6 +41,8 @@ pub(super) struct Core {
     held: usize,
     held_bytes: usize,
     held_by: HashMap<Share, usize>,
+    /// Those of them that came from the endpoint's own queue.
+    held_own: usize,
     /// The order that is kept. Another one begins when all of the old one is settled.
     ordering: Ordering,
     /// Nothing is sent until somebody says so.
@@ -135,6 +137,7 @@ impl Core {
             held: 0,
             held_bytes: 0,
             held_by: HashMap::new(),
+            held_own: 0,
             ordering: endpoint.ordering,
             paused: false,
             disabled: false,
@@ -176,15 +179,17 @@ impl Core {
     }
 
     /// Counts one in; the first one makes the lane active.
-    pub(super) fn hold(&mut self, partition: Share, bytes: usize) {
+    pub(super) fn hold(&mut self, (partition, own): (Share, bool), bytes: usize) {
         self.held += 1;
+        self.held_own += usize::from(own);
         self.held_bytes += bytes;
         *self.held_by.entry(partition).or_default() += 1;
     }
 
     /// Counts one out.
-    pub(super) fn release(&mut self, partition: Share, bytes: usize) {
+    pub(super) fn release(&mut self, (partition, own): (Share, bool), bytes: usize) {
         self.held -= 1;
+        self.held_own -= usize::from(own);
         self.held_bytes -= bytes;
         if let Some(held) = self.held_by.get_mut(&partition) {
             *held -= 1;
@@ -204,7 +209,7 @@ impl Core {
     ) -> Standing {
         if own && self.ordering != endpoint.ordering {
             // Another order begins when all of the old one is settled.
-            if self.held > 0 {
+            if self.held_own > 0 {
                 return Standing::Full;
             }
             self.ordering = endpoint.ordering;
@@ -477,7 +482,7 @@ mod tests {
 
     fn holding(count: usize, bytes: usize) -> Core {
         let mut core = Core::new(&endpoint("a"), &Switch::default(), 0);
-        (0..count).for_each(|_| core.hold(1, bytes));
+        (0..count).for_each(|_| core.hold((1, false), bytes));
         core
     }
 

@@ -149,12 +149,14 @@ pub struct Lanes {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
     lanes: Mutex<HashMap<Arc<str>, Arc<Lane>>>,
+    /// Events that own queues have not settled yet, as far as they are read here.
+    own_lags: Mutex<HashMap<Arc<str>, i64>>,
 }
 
 impl Lanes {
     /// No lanes yet.
     pub fn new(shared: Shared, registry: Arc<Registry>) -> Self {
-        Self { shared: Arc::new(shared), registry, lanes: Mutex::default() }
+        Self { shared: Arc::new(shared), registry, lanes: Mutex::default(), own_lags: Mutex::default() }
     }
 
     /// How many partitions are assigned; each has its part of every lane's share.
@@ -178,10 +180,13 @@ impl Lanes {
     /// Hands a delivery to its endpoint's lane; waits while the lane pushes back. Cancel-safe: a delivery that was
     /// not handed over stays in its slot.
     pub async fn hand(&self, slot: &mut Option<Delivery>, fed: &mut Fed) {
-        while let Some(delivery) = slot.as_ref() {
+        'slot: while let Some(delivery) = slot.as_ref() {
             let Some(lane) = self.lane(&delivery.endpoint) else {
                 return slot.take().into_iter().for_each(|delivery| self.shared.settler.unknown(delivery));
             };
+            if lane.is_moved(delivery) {
+                return slot.take().into_iter().for_each(|delivery| self.shared.settler.moved(delivery));
+            }
             let partition = delivery.ticket.partition();
             let (from_tier, own) = (partition.tier.is_some(), partition.own);
             let room = loop {
@@ -199,6 +204,9 @@ impl Lanes {
                     Standing::Full if self.another_has_room(fed, &lane) => break lane.park_oldest(),
                     // It looks again in any case.
                     Standing::Full => drop(timeout(LOOK_AGAIN, room).await),
+                }
+                if lane.is_moved(delivery) {
+                    continue 'slot;
                 }
             };
             let delivery = slot.take().expect("the slot was just seen to be filled");
@@ -247,6 +255,8 @@ impl Lanes {
                 }
             }
         }
+        // Whoever waits for room may have nothing to wait for any more.
+        self.shared.room.notify_waiters();
     }
 
     /// What is known of an endpoint besides its configuration has changed.
@@ -258,7 +268,15 @@ impl Lanes {
     /// How the lanes stand that do anything, or that something is the matter with.
     pub fn reports(&self) -> Vec<Report> {
         let lanes: Vec<_> = self.lock().values().cloned().collect();
-        lanes.iter().filter_map(|lane| lane.report()).collect()
+        let own_lags = self.own_lags.lock().unwrap_or_else(PoisonError::into_inner);
+        let lag = |id: &str| own_lags.get(id).copied();
+        let reports = lanes.iter().filter_map(|lane| lane.report());
+        reports.map(|report| Report { own_queue_lag: lag(&report.endpoint), ..report }).collect()
+    }
+
+    /// What own queues have not settled yet was looked up.
+    pub fn set_own_lags(&self, lags: HashMap<Arc<str>, i64>) {
+        *self.own_lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
     }
 
     /// Takes down lanes that have done nothing for a while.

@@ -50,6 +50,8 @@ pub struct Report {
     pub failing_since: Option<i64>,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// Events its own queue has not settled, in the partitions this instance reads; absent without an own queue.
+    pub own_queue_lag: Option<i64>,
 }
 
 /// A breaker's state.
@@ -139,6 +141,7 @@ mod tests {
             cursor: None,
             failing_since: None,
             last_error: None,
+            own_queue_lag: None,
         }
     }
 
