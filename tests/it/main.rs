@@ -21,6 +21,8 @@ mod http;
 mod isolation;
 mod lanes;
 mod metrics;
+mod ordering;
+mod own_queues;
 mod paused;
 mod poison;
 mod positions;
