@@ -505,7 +505,7 @@ impl Lane {
         let not_full = state.core.held() < bounds.share - bounds.share / 4;
         let roomy = state.wanted && state.core.has_room(bounds, now());
         // One whose own part of a full lane is half used up must not run dry: what it has may be more urgent.
-        let low = state.watched && state.core.held_of(partition) == bounds.quota / 2;
+        let low = state.watched && state.core.held_of(partition.0) == bounds.quota / 2;
         if (state.watched && not_full) || roomy || low {
             (state.watched, state.wanted) = (state.watched && !not_full, state.wanted && !roomy);
             self.shared.room.notify_waiters();

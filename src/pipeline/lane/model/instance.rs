@@ -244,7 +244,7 @@ impl Instance {
             reader.fed.retain(|(lane, _)| *lane != at);
             reader.fed.push((at, events));
             let lane = &mut self.lanes[at];
-            lane.core.hold(epoch, delivery.bytes());
+            lane.core.hold((epoch, own), delivery.bytes());
             lane.core.push(delivery, now);
             lane.wakes = Some(now);
         } else {
@@ -470,9 +470,9 @@ impl Instance {
 
     fn release(&mut self, delivery: &Delivery) -> bool {
         let number = number(&delivery.endpoint);
-        let (epoch, bytes) = (delivery.ticket.partition().epoch, delivery.bytes());
+        let (from, bytes) = (delivery.ticket.partition(), delivery.bytes());
         let lane = self.lanes.iter_mut().find(|lane| lane.number == number).expect("its lane is there");
-        lane.core.release(epoch, bytes);
+        lane.core.release((from.epoch, from.own), bytes);
         lane.wakes = lane.wakes.or(None);
         true
     }
