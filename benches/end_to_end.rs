@@ -1,313 +1,436 @@
-//! Deliveries per second, CPU and memory of the real binary, beside what the same machine can do without it.
+//! How fast the real binary is, beside what the same machine can do without it: a table of ratios.
 //!
-//! In one run, at 1 KiB events and 64 requests in flight: (a) a bare `reqwest` loop, (b) a throw-away consumer →
-//! `reqwest` pipe without ledger, signing, retries or metrics, (c) Arauto with everything on. The receiver is a process
-//! of its own, counts unique bodies answered 2xx and takes the time from its first to its last request. Ratios count;
-//! absolute figures are the machine's.
+//! In one run, with everything of Arauto switched on: (a) a bare `reqwest` loop without Kafka, (b) a throw-away consumer →
+//! `reqwest` pipe without ledger, signing, retries or metrics, (c) Arauto. Events are of 1 KiB, 64 requests in flight.
+//! The receiver is a process of its own, counts every event once and takes the time from its first to its last request.
+//! Nothing counts that did not arrive and was not answered 2xx. Ratios count; absolute figures are the machine's.
 //!
-//! `cargo bench --bench end_to_end` uses the embedded broker; with `KAFKA_BROKERS` a real one. `ARAUTO_BENCH_EVENTS`
-//! (200000) and `ARAUTO_BENCH_RUNS` (3) change the size.
+//! `cargo bench --bench end_to_end`, or with `-- --quick` in about a minute. It starts a real broker where
+//! `tests/kafka/fetch` has brought Kafka's jars, takes the one `KAFKA_BROKERS` names, or else the embedded one
+//! (`-- --embedded` takes that in any case). `ARAUTO_BENCH_EVENTS` (200000; quick 40000) and `ARAUTO_BENCH_RUNS` (3; quick 1)
+//! change the size; a name behind `--` runs the rows whose name contains it.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::{
-    collections::HashSet,
-    env, fs,
-    io::{BufRead, BufReader, Write},
-    process::{Child, Command, Stdio},
+    env,
+    path::{Path, PathBuf},
+    process::{Child, Command},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use axum::{Router, body::Bytes, extract::State, routing::get};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
-    consumer::{Consumer, StreamConsumer},
-    mocking::MockCluster,
-    producer::{BaseProducer, BaseRecord, Producer},
+    consumer::{BaseConsumer, Consumer, StreamConsumer},
+    producer::Producer as _,
 };
 use tokio::sync::Semaphore;
 
+#[path = "rig/rig.rs"]
+mod rig;
+
+use rig::{
+    Event,
+    broker::{self, Broker},
+    endpoint, head, median, number,
+    process::{self, Killed, wait_for},
+    receiver::{self, Stats},
+    unique,
+};
+
 const IN_FLIGHT: usize = 64;
-const SIZE: usize = 1024;
-/// The embedded broker keeps 5 MiB per partition.
-const PARTITIONS: i32 = 64;
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const LATENCY_RATE: u64 = 1_000;
 
 fn main() {
     rustls::crypto::ring::default_provider().install_default().expect("it is the first");
     // The process runs itself again for its other roles.
-    match env::var("ARAUTO_BENCH_ROLE").as_deref() {
-        Ok("receiver") => runtime().block_on(receiver()),
-        Ok("loop") => runtime().block_on(bare_loop()),
-        Ok("pipe") => runtime().block_on(pipe()),
-        _ => bench(),
+    match env::var(process::ROLE).as_deref() {
+        Ok("receiver") => rig::runtime().block_on(receiver::serve()),
+        Ok("loop") => rig::runtime().block_on(bare_loop()),
+        Ok("pipe") => rig::runtime().block_on(pipe()),
+        _ => Bench::new().run(),
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+// ---- the table ----
+
+struct Bench {
+    broker: Broker,
+    events: u64,
+    runs: u64,
+    quick: bool,
+    only: Option<String>,
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-// ---- the bench ----
-
-#[derive(Debug, Clone, Copy)]
+/// One measurement.
+#[derive(Debug, Clone, Default)]
 struct Figure {
     per_second: f64,
     cpu_micros: f64,
     peak_mib: f64,
+    stats: Stats,
 }
 
-fn bench() {
-    let events = number("ARAUTO_BENCH_EVENTS", 200_000);
-    let runs = number("ARAUTO_BENCH_RUNS", 3);
-    let (_embedded, brokers, kind) = match env::var("KAFKA_BROKERS") {
-        Ok(brokers) => (None, brokers, "real broker"),
-        Err(_) => {
-            let cluster = MockCluster::new(1).unwrap();
-            let brokers = cluster.bootstrap_servers();
-            (Some(cluster), brokers, "embedded broker")
+type Reading = fn(&Figure) -> f64;
+
+const RATE: Reading = |figure| figure.per_second;
+const CPU: Reading = |figure| figure.cpu_micros;
+const PEAK: Reading = |figure| figure.peak_mib;
+const P50: Reading = |figure| figure.stats.p50 as f64 / 1e3;
+const P99: Reading = |figure| figure.stats.p99 as f64 / 1e3;
+
+impl Bench {
+    fn new() -> Self {
+        let arguments: Vec<String> = env::args().skip(1).collect();
+        let quick = arguments.iter().any(|argument| argument == "--quick");
+        Self {
+            broker: Broker::start(arguments.iter().any(|argument| argument == "--embedded")),
+            events: number("ARAUTO_BENCH_EVENTS", if quick { 40_000 } else { 200_000 }),
+            runs: number("ARAUTO_BENCH_RUNS", if quick { 1 } else { 3 }),
+            quick,
+            only: arguments.into_iter().find(|argument| !argument.starts_with("--")),
         }
-    };
-    println!("{events} events of {SIZE} B, {IN_FLIGHT} in flight, {kind}, {runs} runs; median [all runs]");
-    let mut all: [Vec<Figure>; 3] = Default::default();
-    for run in 0..runs {
-        let topic = format!("bench-{}-{run}", std::process::id());
-        fill(&brokers, &topic, events, _embedded.as_ref());
-        all[0].push(measure(events, |url| child("loop", url, events, "", "")));
-        all[1].push(measure(events, |url| child("pipe", url, events, &brokers, &topic)));
-        let prefix = format!("{topic}-own");
-        if let Some(cluster) = &_embedded {
-            for own in ["retry.0s", "retry.5s", "dead", "state"] {
-                cluster.create_topic(&format!("{prefix}.{own}"), 1, 1).unwrap();
+    }
+
+    fn run(&self) {
+        let cores = std::thread::available_parallelism().unwrap();
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        println!("{} on {cores} cores, Linux {}", self.broker.kind(), kernel.trim());
+        println!(
+            "{} events of {} B, {IN_FLIGHT} in flight, median of {} [spread]\n",
+            self.events,
+            rig::SIZE,
+            self.runs
+        );
+        self.wanted("plain", || self.plain());
+        self.wanted("latency", || self.latency());
+        self.wanted("fan-out", || self.fan_out());
+        self.wanted("retry", || self.retry());
+        self.wanted("two processes", || self.two_processes());
+        self.wanted("start", || self.start());
+        if !self.quick {
+            self.wanted("https", || self.tls("https"));
+            self.wanted("http2", || self.tls("http2"));
+            self.wanted("ordered", || self.ordered());
+            self.wanted("memory", || self.memory());
+        }
+    }
+
+    fn wanted(&self, name: &str, row: impl FnOnce()) {
+        if self.only.as_deref().is_none_or(|only| name.contains(only)) {
+            row();
+        }
+    }
+
+    /// Measures all of them in turn, as often as asked.
+    fn compare<const N: usize>(&self, each: [&dyn Fn() -> Figure; N]) -> [Vec<Figure>; N] {
+        let mut all = [const { Vec::new() }; N];
+        for _ in 0..self.runs {
+            for (figures, measure) in all.iter_mut().zip(each) {
+                figures.push(measure());
             }
         }
-        all[2].push(measure(events, |url| arauto(url, &brokers, &topic, &prefix, _embedded.is_some())));
+        all
     }
-    for (name, figures) in ["bare reqwest loop", "throw-away pipe", "arauto"].iter().zip(&all) {
-        print(name, figures);
-    }
-    let ratio = |of: usize, by: usize, figure: fn(&Figure) -> f64| {
-        median(&all[of], figure) / median(&all[by], figure)
-    };
-    println!("arauto ÷ throw-away pipe: {:.2} deliveries/s, {:.2} CPU", ratio(2, 1, rate), ratio(2, 1, cpu));
-    println!("arauto ÷ bare loop:       {:.2} deliveries/s, {:.2} CPU", ratio(2, 0, rate), ratio(2, 0, cpu));
 }
 
-fn rate(figure: &Figure) -> f64 {
-    figure.per_second
+fn middle(figures: &[Figure], reading: Reading) -> f64 {
+    median(figures.iter().map(reading))
 }
 
-fn cpu(figure: &Figure) -> f64 {
-    figure.cpu_micros
+fn show(name: &str, figures: &[Figure], reading: Reading, unit: &str) {
+    let all: Vec<f64> = figures.iter().map(reading).collect();
+    let (low, high) = (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
+    println!("{name:48} {:>10.1} {unit:12} [{low:.1} … {high:.1}]", median(all));
 }
 
-fn median(figures: &[Figure], figure: impl Fn(&Figure) -> f64) -> f64 {
-    let mut values: Vec<f64> = figures.iter().map(figure).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn ratio(name: &str, (of, by): (&[Figure], &[Figure]), reading: Reading, target: &str) {
+    let ratio = middle(of, reading) / middle(by, reading);
+    println!("{name:48} {ratio:>10.2} {:12} target {target}", "");
 }
 
-fn print(name: &str, figures: &[Figure]) {
-    let all: Vec<String> = figures.iter().map(|figure| format!("{:.0}", figure.per_second)).collect();
-    println!(
-        "{name:20} {:>8.0}/s [{}]  {:>6.1} µs CPU each  {:>6.1} MiB peak",
-        median(figures, rate),
-        all.join(" "),
-        median(figures, cpu),
-        median(figures, |figure| figure.peak_mib),
-    );
-}
+// ---- the rows ----
 
-/// Starts a receiver and a sender, waits until everything arrived, and checks that it did.
-fn measure(events: u64, sender: impl FnOnce(&str) -> Child) -> Figure {
-    let mut receiver = Killed(again("receiver").stdout(Stdio::piped()).spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(receiver.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let url = line.trim().to_owned();
-    let mut child = Killed(sender(&url));
-    let deadline = Instant::now() + Duration::from_secs(600);
-    let stats = loop {
-        std::thread::sleep(Duration::from_millis(50));
-        let stats = stats(&url);
-        if stats.0 >= events {
-            break stats;
+impl Bench {
+    fn plain(&self) {
+        let topic = self.filled();
+        let [bare, pipe, arauto] = self.compare([&|| self.bare("http"), &|| self.piped(&topic), &|| {
+            self.arauto(&topic, "http", &["/ok/0"], "", 1)
+        }]);
+        for (name, figures) in [("bare loop", &bare), ("pipe", &pipe), ("arauto", &arauto)] {
+            show(name, figures, RATE, "deliveries/s");
+            show(&format!("{name}: CPU"), figures, CPU, "µs each");
+            show(&format!("{name}: memory"), figures, PEAK, "MiB peak");
         }
-        assert!(Instant::now() < deadline, "only {} of {events} arrived", stats.0);
-        assert!(child.0.try_wait().unwrap().is_none() || stats.0 >= events, "the sender ended early");
-    };
-    let (cpu, peak_mib) = usage(child.0.id());
-    drop((child, receiver));
-    let (unique, requests, micros) = stats;
-    assert_eq!(unique, events, "every event arrived, and was answered 2xx");
-    assert!(requests < events + events / 100, "{requests} requests for {events} events");
-    Figure {
-        per_second: requests as f64 / (micros as f64 / 1e6),
-        cpu_micros: cpu * 1e6 / events as f64,
-        peak_mib,
+        ratio("arauto ÷ pipe: deliveries/s", (&arauto, &pipe), RATE, "≥ 1.0");
+        ratio("arauto ÷ bare loop: deliveries/s", (&arauto, &bare), RATE, "≥ 0.80");
+        ratio("arauto ÷ bare loop: CPU", (&arauto, &bare), CPU, "≤ 1.5");
+        ratio("arauto ÷ pipe: CPU", (&arauto, &pipe), CPU, "");
     }
-}
 
-/// A child that does not outlive the measurement, however that ends.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-/// CPU seconds so far and peak resident memory in MiB: proc(5).
-fn usage(pid: u32) -> (f64, f64) {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kib: f64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    // USER_HZ is 100 on every Linux that runs Rust.
-    (ticks / 100.0, kib / 1024.0)
-}
-
-fn again(role: &str) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.env("ARAUTO_BENCH_ROLE", role);
-    command
-}
-
-fn child(role: &str, url: &str, events: u64, brokers: &str, topic: &str) -> Child {
-    let mut command = again(role);
-    command.env("URL", url).env("EVENTS", events.to_string()).env("BROKERS", brokers).env("TOPIC", topic);
-    command.spawn().unwrap()
-}
-
-fn arauto(url: &str, brokers: &str, topic: &str, prefix: &str, embedded: bool) -> Child {
-    let dir = env::temp_dir().join(prefix);
-    fs::create_dir_all(&dir).unwrap();
-    let config = dir.join("arauto.toml");
-    // The embedded broker always waits for the whole of fetch.wait.max.ms, and cannot create topics.
-    let (wait, create) = if embedded { (10, false) } else { (500, true) };
-    let text = format!(
-        r#"
-[kafka]
-brokers = "{brokers}"
-group = "{prefix}"
-topics = ["{topic}"]
-start = "earliest"
-[kafka.properties]
-"fetch.wait.max.ms" = "{wait}"
-[topics]
-tiers = ["5s"]
-partitions = 1
-create = {create}
-[security]
-allow = ["127.0.0.0/8"]
-[admin]
-listen = "127.0.0.1:0"
-[log]
-level = "warn"
-[[endpoints]]
-id = "bench"
-url = "{url}"
-secrets = ["{SECRET}"]
-concurrency = {IN_FLIGHT}
-"#
-    );
-    fs::write(&config, text).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_arauto")).arg("run").arg("--config").arg(config).spawn().unwrap()
-}
-
-fn fill(
-    brokers: &str,
-    topic: &str,
-    events: u64,
-    embedded: Option<&MockCluster<'_, rdkafka::producer::DefaultProducerContext>>,
-) {
-    match embedded {
-        Some(cluster) => cluster.create_topic(topic, PARTITIONS, 1).unwrap(),
-        None => runtime().block_on(async {
-            let admin: AdminClient<DefaultClientContext> =
-                ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-            let new = NewTopic::new(topic, 8, TopicReplication::Fixed(-1));
-            admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
-        }),
-    }
-    let partitions = if embedded.is_some() { PARTITIONS } else { 8 };
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("linger.ms", "20")
-        .set("queue.buffering.max.messages", "1000000")
-        .create()
-        .unwrap();
-    for event in 0..events {
-        let body = body(event);
-        let partition = (event % partitions as u64) as i32;
-        let mut record = BaseRecord::<(), _>::to(topic).payload(&body).partition(partition);
-        while let Err((_, again)) = producer.send(record) {
-            producer.poll(Duration::from_millis(10));
-            record = again;
+    fn latency(&self) {
+        let seconds = if self.quick { 5 } else { 20 };
+        let [pipe, arauto] = self.compare([&|| self.steady(seconds, true), &|| self.steady(seconds, false)]);
+        for (name, figures) in [("pipe", &pipe), ("arauto", &arauto)] {
+            show(&format!("{name}: latency at {LATENCY_RATE}/s, p50"), figures, P50, "ms");
+            show(&format!("{name}: latency at {LATENCY_RATE}/s, p99"), figures, P99, "ms");
         }
-        if event % 1_000 == 0 {
+        ratio("arauto ÷ pipe: p50", (&arauto, &pipe), P50, "≤ 1.2");
+        ratio("arauto ÷ pipe: p99", (&arauto, &pipe), P99, "≤ 1.2");
+    }
+
+    fn fan_out(&self) {
+        let (one, ten) = (self.filled(), self.filled_with(self.events / 10, Event::new));
+        let paths: Vec<String> = (0..10).map(|n| format!("/ok/{n}")).collect();
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let [single, many] = self.compare([&|| self.arauto(&one, "http", &["/ok/0"], "", 1), &|| {
+            self.arauto(&ten, "http", &paths, "", 1)
+        }]);
+        show("1 event → 10 endpoints", &many, RATE, "deliveries/s");
+        ratio("fan-out ÷ one endpoint: deliveries/s", (&many, &single), RATE, "≥ 1.0");
+        ratio("fan-out ÷ one endpoint: CPU", (&many, &single), CPU, "");
+    }
+
+    fn retry(&self) {
+        let topic = self.filled_with(self.events / 2, Event::new);
+        let more = "breaker = { failures = 1.0, minimum = 100000000 }\nretry = { schedule = [\"2s\"], jitter = 0.0 }";
+        let [plain, failing] = self.compare([&|| self.arauto(&topic, "http", &["/ok/0"], "", 1), &|| {
+            self.arauto(&topic, "http", &["/once"], more, 1)
+        }]);
+        show("each fails once, then a tier", &failing, RATE, "finished/s");
+        ratio("failing once ÷ plain: finished/s", (&failing, &plain), RATE, "≥ 0.4");
+    }
+
+    fn two_processes(&self) {
+        let topic = self.filled();
+        let [one, two] = self.compare([&|| self.arauto(&topic, "http", &["/ok/0"], "", 1), &|| {
+            self.arauto(&topic, "http", &["/ok/0"], "", 2)
+        }]);
+        ratio("two processes ÷ one: CPU per delivery", (&two, &one), CPU, "≤ 1.1");
+    }
+
+    fn start(&self) {
+        let topic = self.filled_with(self.events.min(100_000), Event::new);
+        let [started] = self.compare([&|| self.first_delivery(&topic)]);
+        show("partitions assigned → first delivery", &started, RATE, "ms");
+    }
+
+    fn tls(&self, scheme: &str) {
+        let topic = self.filled();
+        let [bare, arauto] =
+            self.compare([&|| self.bare(scheme), &|| self.arauto(&topic, scheme, &["/ok/0"], "", 1)]);
+        show(&format!("{scheme}: bare loop"), &bare, RATE, "deliveries/s");
+        show(&format!("{scheme}: arauto"), &arauto, RATE, "deliveries/s");
+        ratio(&format!("{scheme}: arauto ÷ bare loop"), (&arauto, &bare), RATE, "≥ 0.80");
+    }
+
+    fn ordered(&self) {
+        let keyed = |n: u64| Event { key: Some(format!("key-{}", n % 1_000).into_bytes()), ..Event::new(n) };
+        let topic = self.filled_with(self.events, keyed);
+        let [plain, ordered] = self
+            .compare([&|| self.arauto(&topic, "http", &["/ok/0"], "queue = \"own\"", 1), &|| {
+                self.arauto(&topic, "http", &["/ok/0"], "ordering = \"key\"", 1)
+            }]);
+        show("ordering = \"key\", 1,000 keys", &ordered, RATE, "deliveries/s");
+        ratio("ordered ÷ unordered: deliveries/s", (&ordered, &plain), RATE, "≥ 0.8");
+    }
+
+    /// Idle, and with a backlog of a million that a limit keeps waiting.
+    fn memory(&self) {
+        let topic = self.filled_with(1_000_000, Event::new);
+        let resident = |topic: &str, more: &str| {
+            let case = self.case(topic, "http", &["/ok/0"], more);
+            let arauto = case.arauto();
+            case.wait_until_assigned();
+            let begun = Instant::now();
+            wait_for("things to settle", || begun.elapsed() > Duration::from_secs(10));
+            arauto.usage()
+        };
+        let empty = self.topic(0);
+        println!("{:48} {:>10.1} MiB resident", "memory: idle", resident(&empty, "").resident);
+        let behind = resident(&topic, "rate = \"50/s\"");
+        println!("{:48} {:>10.1} MiB resident", "memory: 1,000,000 events behind, 50/s", behind.resident);
+    }
+}
+
+// ---- what is measured ----
+
+/// One Arauto's surroundings: a receiver, a configuration, a directory.
+struct Case {
+    address: String,
+    receiver: Killed,
+    dir: PathBuf,
+    config: String,
+}
+
+impl Case {
+    fn arauto(&self) -> Killed {
+        process::arauto(&self.dir, &self.config)
+    }
+
+    /// The time of day when its partitions were assigned, in microseconds, as its log says.
+    fn wait_until_assigned(&self) -> u64 {
+        let mut assigned = 0;
+        wait_for("partitions to be assigned", || {
+            let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            // Only whole lines.
+            let lines = log.rsplit_once('\n').map_or("", |(lines, _)| lines).lines();
+            assigned = { lines }.find(|line| line.contains("partitions assigned")).map_or(0, time_of_day);
+            assigned > 0
+        });
+        assigned
+    }
+}
+
+/// The time of day of a JSON log line (RFC 3339, UTC), in microseconds.
+fn time_of_day(line: &str) -> u64 {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let (_, time) = line["timestamp"].as_str().unwrap().split_once('T').unwrap();
+    let mut parts = time.trim_end_matches('Z').split([':', '.']);
+    let mut next = || parts.next().unwrap().parse::<u64>().unwrap();
+    let seconds = next() * 3_600 + next() * 60 + next();
+    seconds * 1_000_000 + next()
+}
+
+impl Bench {
+    fn topic(&self, events: u64) -> String {
+        let topic = unique("end-to-end");
+        self.broker.create(&topic, self.broker.partitions(events));
+        topic
+    }
+
+    fn filled(&self) -> String {
+        self.filled_with(self.events, Event::new)
+    }
+
+    /// A topic that holds so many events.
+    fn filled_with(&self, events: u64, make: impl Fn(u64) -> Event) -> String {
+        let topic = self.topic(events);
+        self.broker.fill(&topic, self.broker.partitions(events), events, make);
+        topic
+    }
+
+    fn case(&self, topic: &str, scheme: &str, paths: &[&str], more: &str) -> Case {
+        let prefix = unique("arauto");
+        let dir = env::temp_dir().join(&prefix);
+        std::fs::create_dir_all(&dir).unwrap();
+        let (receiver, address) = process::receiver(scheme, &process::certificate(&dir));
+        self.broker.create_own(&prefix);
+        let mut config = head(&self.broker, topic, &prefix);
+        for (n, path) in paths.iter().enumerate() {
+            let more = format!("concurrency = {IN_FLIGHT}\n{more}");
+            config += &endpoint(&format!("e{n}"), &format!("{address}{path}"), &more);
+        }
+        Case { address, receiver, dir, config }
+    }
+
+    /// So many Arautos of one group on a full topic, until everything has arrived.
+    fn arauto(&self, topic: &str, scheme: &str, paths: &[&str], more: &str, processes: usize) -> Figure {
+        let case = self.case(topic, scheme, paths, more);
+        let deliveries = self.held(topic) * paths.len() as u64;
+        let senders = (0..processes).map(|_| case.arauto()).collect();
+        finished(&case.address, deliveries, senders, more)
+    }
+
+    /// How many events a topic holds.
+    fn held(&self, topic: &str) -> u64 {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.broker.address())
+            .set("group.id", "bench-look")
+            .create()
+            .unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
+        let partitions = metadata.topics()[0].partitions();
+        let end = |partition: i32| {
+            let (low, high) = consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)).unwrap();
+            (high - low) as u64
+        };
+        partitions.iter().map(|partition| end(partition.id())).sum()
+    }
+
+    fn bare(&self, scheme: &str) -> Figure {
+        let dir = env::temp_dir().join(unique("loop"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let certificate = process::certificate(&dir);
+        let (_receiver, address) = process::receiver(scheme, &certificate);
+        let mut command = process::again("loop");
+        command.env("URL", format!("{address}/ok/0")).env("EVENTS", self.events.to_string());
+        if scheme != "http" {
+            command.env("SSL_CERT_FILE", certificate);
+        }
+        finished(&address, self.events, vec![Killed(command.spawn().unwrap())], "")
+    }
+
+    fn piped(&self, topic: &str) -> Figure {
+        let (_receiver, address) = process::receiver("http", Path::new(""));
+        finished(&address, self.held(topic), vec![Killed(self.pipe(&address, topic))], "")
+    }
+
+    fn pipe(&self, address: &str, topic: &str) -> Child {
+        let mut command: Command = process::again("pipe");
+        command.env("URL", format!("{address}/ok/0")).env("TOPIC", topic);
+        command.env("BROKERS", self.broker.address()).spawn().unwrap()
+    }
+
+    /// Events at a steady rate.
+    fn steady(&self, seconds: u64, pipe: bool) -> Figure {
+        let events = LATENCY_RATE * seconds;
+        let topic = self.topic(events);
+        let case = self.case(&topic, "http", &["/ok/0"], "");
+        let sender = if pipe { Killed(self.pipe(&case.address, &topic)) } else { case.arauto() };
+        let (producer, partitions) = (self.broker.producer(0), self.broker.partitions(events) as u64);
+        // Until the first has arrived the group is joining.
+        broker::send(&producer, &topic, 0, &Event::new(events));
+        wait_for("the first event", || {
             producer.poll(Duration::ZERO);
+            receiver::report(&case.address).all.unique > 0
+        });
+        let begun = Instant::now();
+        for n in 0..events {
+            while begun.elapsed() < Duration::from_micros(n * 1_000_000 / LATENCY_RATE) {
+                producer.poll(Duration::from_micros(200));
+            }
+            broker::send(&producer, &topic, (n % partitions) as i32, &Event::new(n));
         }
+        producer.flush(Duration::from_secs(60)).unwrap();
+        finished(&case.address, events + 1, vec![sender], "")
     }
-    producer.flush(Duration::from_secs(120)).unwrap();
+
+    /// The milliseconds from the assignment to the first request, with a full topic.
+    fn first_delivery(&self, topic: &str) -> Figure {
+        let case = self.case(topic, "http", &["/ok/0"], "");
+        let arauto = case.arauto();
+        let assigned = case.wait_until_assigned();
+        let Figure { stats, .. } = finished(&case.address, self.held(topic), vec![arauto], "");
+        drop(case.receiver);
+        let first = stats.first % Duration::from_secs(86_400).as_micros() as u64;
+        let millis = first.saturating_sub(assigned) as f64 / 1e3;
+        Figure { per_second: millis, stats, ..Figure::default() }
+    }
 }
 
-/// A JSON event of 1 KiB that begins with its number.
-fn body(event: u64) -> Vec<u8> {
-    let mut body = format!("{{\"n\":{event:010},\"type\":\"order.created\",\"pad\":\"").into_bytes();
-    body.resize(SIZE - 2, b'x');
-    body.extend_from_slice(b"\"}");
-    body
-}
-
-// ---- the receiver ----
-
-#[derive(Default)]
-struct Counts {
-    seen: Mutex<HashSet<u64>>,
-    requests: AtomicU64,
-    first: AtomicU64,
-    last: AtomicU64,
-}
-
-async fn receiver() {
-    let counts = Arc::new(Counts::default());
-    let begun = Instant::now();
-    let post = move |State(counts): State<Arc<Counts>>, body: Bytes| async move {
-        let number = std::str::from_utf8(&body[5..15]).unwrap().parse().unwrap();
-        let now = begun.elapsed().as_micros() as u64;
-        counts.first.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).ok();
-        counts.last.fetch_max(now, Ordering::Relaxed);
-        counts.requests.fetch_add(1, Ordering::Relaxed);
-        counts.seen.lock().unwrap().insert(number);
-    };
-    let stats = |State(counts): State<Arc<Counts>>| async move {
-        let micros = counts.last.load(Ordering::Relaxed) - counts.first.load(Ordering::Relaxed);
-        format!("{} {} {micros}", counts.seen.lock().unwrap().len(), counts.requests.load(Ordering::Relaxed))
-    };
-    let app = Router::new().route("/", get(stats).post(post)).with_state(counts);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("http://{}/", listener.local_addr().unwrap());
-    std::io::stdout().flush().unwrap();
-    axum::serve(listener, app).await.unwrap();
-}
-
-/// Unique events, requests, and the microseconds from the first to the last.
-fn stats(url: &str) -> (u64, u64, u64) {
-    let text = runtime().block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() });
-    let mut numbers = text.split(' ').map(|number| number.parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap(), numbers.next().unwrap())
+/// Waits until everything arrived, and checks that it did.
+fn finished(address: &str, deliveries: u64, mut senders: Vec<Killed>, more: &str) -> Figure {
+    let mut report = receiver::Report::default();
+    wait_for("everything to arrive", || {
+        report = receiver::report(address);
+        let ended = senders.iter_mut().any(Killed::has_ended);
+        assert!(!ended || report.all.unique >= deliveries, "a sender ended early");
+        report.all.unique >= deliveries
+    });
+    let used: Vec<_> = senders.iter().map(Killed::usage).collect();
+    let stats = report.all;
+    assert_eq!((stats.unique, report.refused), (deliveries, 0), "everything arrived, and was answered 2xx");
+    assert!(stats.requests < deliveries + deliveries / 100 + 10, "{} requests, {more}", stats.requests);
+    Figure {
+        per_second: stats.rate(),
+        cpu_micros: used.iter().map(|used| used.cpu).sum::<f64>() * 1e6 / deliveries as f64,
+        peak_mib: used.iter().map(|used| used.peak).fold(0.0, f64::max),
+        stats,
+    }
 }
 
 // ---- what Arauto is compared with ----
@@ -336,7 +459,7 @@ async fn bare_loop() {
                     if event >= events {
                         break;
                     }
-                    post(&client, &url, body(event)).await;
+                    post(&client, &url, Event::new(event).body).await;
                 }
             })
         })

@@ -13,6 +13,7 @@
 
 use std::{
     fmt::Write as _,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -22,11 +23,12 @@ use rdkafka::producer::Producer as _;
 mod rig;
 
 use rig::{
-    Event, SECRET,
+    Event,
     broker::{self, Broker},
-    median, number,
+    endpoint, head, median, number,
     process::{self, wait_for},
     receiver::{self, Stats},
+    unique,
 };
 
 const HEALTHY: u64 = 5;
@@ -42,43 +44,6 @@ fn main() {
     println!("{}, {cores} cores, events of {} B, median of {runs} runs", broker.kind(), rig::SIZE);
     beside_sick_ones(&broker, runs);
     many_endpoints(&broker);
-}
-
-fn unique(name: &str) -> String {
-    format!("bench-{name}-{}-{}", std::process::id(), receiver::micros())
-}
-
-fn head(broker: &Broker, topic: &str, prefix: &str) -> String {
-    // The embedded broker always waits for the whole of fetch.wait.max.ms, and cannot make topics.
-    let (wait, create) = if broker.is_embedded() { (10, false) } else { (500, true) };
-    format!(
-        r#"
-[kafka]
-brokers = "{}"
-group = "{prefix}"
-topics = ["{topic}"]
-start = "earliest"
-[kafka.properties]
-"fetch.wait.max.ms" = "{wait}"
-[topics]
-tiers = ["5s", "1m"]
-partitions = 1
-create = {create}
-[limits]
-drain = "30s"
-[security]
-allow = ["127.0.0.0/8"]
-[admin]
-listen = "127.0.0.1:0"
-[log]
-level = "error"
-"#,
-        broker.address()
-    )
-}
-
-fn endpoint(id: &str, url: &str, more: &str) -> String {
-    format!("[[endpoints]]\nid = \"{id}\"\nurl = \"{url}\"\nsecrets = [\"{SECRET}\"]\n{more}\n")
 }
 
 // ---- healthy ones beside sick ones ----
@@ -114,9 +79,9 @@ fn beside_sick_ones(broker: &Broker, runs: u64) {
 
 /// A receiver, an Arauto with the five, and with the sick ones if asked for.
 fn five(broker: &Broker, topic: &str, sick: bool) -> (process::Killed, String, process::Killed) {
-    let (receiver, address) = process::listening("receiver");
+    let (receiver, address) = process::receiver("http", Path::new(""));
     let prefix = format!("{topic}-own");
-    broker.create_own(&prefix, &["5s", "1m"]);
+    broker.create_own(&prefix);
     let mut config = head(broker, topic, &prefix);
     for n in 0..HEALTHY {
         config += &endpoint(&format!("healthy-{n}"), &format!("{address}/ok/{n}"), "");
@@ -146,6 +111,7 @@ fn healthy(address: &str, events: u64, arauto: &mut process::Killed) -> Stats {
             unique: sum(|stats| stats.unique),
             requests: sum(|stats| stats.requests),
             micros: each.iter().map(|stats| stats.micros).max().unwrap_or(0),
+            first: each.iter().map(|stats| stats.first).min().unwrap_or(0),
             p50: mean(|stats| stats.p50),
             p99: mean(|stats| stats.p99),
         };
@@ -222,9 +188,9 @@ fn many(broker: &Broker, endpoints: u64) -> Many {
     let (topic, events) = (unique("many"), number("ARAUTO_BENCH_EVENTS", 20_000) * 5);
     let partitions = broker.partitions(events);
     broker.create(&topic, partitions);
-    let (_receiver, address) = process::listening("receiver");
+    let (_receiver, address) = process::receiver("http", Path::new(""));
     let prefix = format!("{topic}-own");
-    broker.create_own(&prefix, &["5s", "1m"]);
+    broker.create_own(&prefix);
     let mut config = head(broker, &topic, &prefix);
     for n in 0..endpoints {
         write!(
@@ -234,7 +200,6 @@ fn many(broker: &Broker, endpoints: u64) -> Many {
         )
         .unwrap();
     }
-    let config = config.replace("level = \"error\"", "level = \"error,arauto=info\"\nformat = \"json\"");
     let dir = std::env::temp_dir().join(&prefix);
     let begun = Instant::now();
     let mut arauto = process::arauto(&dir, &config);

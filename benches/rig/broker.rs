@@ -79,12 +79,11 @@ impl Broker {
         });
     }
 
-    /// Makes the topics an Arauto with this prefix and these tiers needs, where it cannot do that itself.
-    pub(crate) fn create_own(&self, prefix: &str, tiers: &[&str]) {
+    /// Makes the topics an Arauto with this prefix needs, where it cannot do that itself.
+    pub(crate) fn create_own(&self, prefix: &str) {
         if self.is_embedded() {
-            let tiers = tiers.iter().map(|tier| format!("{prefix}.retry.{tier}"));
-            let rest = ["retry.0s", "dead", "state"].map(|name| format!("{prefix}.{name}"));
-            tiers.chain(rest).for_each(|topic| self.create(&topic, 1));
+            let own = ["retry.0s", "retry.1s", "retry.5s", "retry.1m", "dead", "state"];
+            own.iter().for_each(|name| self.create(&format!("{prefix}.{name}"), 1));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -57,6 +57,9 @@ fn usage(pid: u32) -> Usage {
     Usage { cpu: (ticks(11) + ticks(12)) / 100.0, resident: memory("VmRSS:"), peak: memory("VmHWM:") }
 }
 
+/// How a receiver talks: `http`, `https` or `http2`.
+pub(crate) const SCHEME: &str = "ARAUTO_BENCH_SCHEME";
+
 /// This executable in another role.
 pub(crate) fn again(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("it has a path"));
@@ -64,16 +67,20 @@ pub(crate) fn again(role: &str) -> Command {
     command
 }
 
-/// A process of ours that first tells where it listens; ends when dropped.
-pub(crate) fn listening(role: &str) -> (Killed, String) {
-    let mut child = Killed(again(role).stdout(Stdio::piped()).spawn().expect("it starts"));
+/// A receiver of ours, which first tells where it listens; ends when dropped. Over TLS its certificate is written to
+/// the file `certificate`.
+pub(crate) fn receiver(scheme: &str, certificate: &Path) -> (Killed, String) {
+    let mut command = again("receiver");
+    command.env(SCHEME, scheme).env("SSL_CERT_FILE", certificate).stdout(Stdio::piped());
+    let mut child = Killed(command.spawn().expect("it starts"));
     let mut line = String::new();
     let stdout = child.0.stdout.take().expect("it is piped");
     BufReader::new(stdout).read_line(&mut line).expect("it tells where it listens");
     (child, line.trim().to_owned())
 }
 
-/// `arauto run` with this configuration in a directory of its own. Its log goes to `log` there.
+/// `arauto run` with this configuration in a directory of its own. Its log goes to `log` there, and it trusts the
+/// certificate that may be in `certificate` there.
 pub(crate) fn arauto(dir: &Path, config: &str) -> Killed {
     fs::create_dir_all(dir).expect("a directory");
     let path = dir.join("arauto.toml");
@@ -81,7 +88,16 @@ pub(crate) fn arauto(dir: &Path, config: &str) -> Killed {
     let log = fs::File::create(dir.join("log")).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_arauto"));
     command.arg("run").arg("--config").arg(path).stderr(log);
+    let certificate = certificate(dir);
+    if certificate.exists() {
+        command.env("SSL_CERT_FILE", certificate);
+    }
     Killed(command.spawn().expect("arauto starts"))
+}
+
+/// Where the receiver's certificate is.
+pub(crate) fn certificate(dir: &Path) -> PathBuf {
+    dir.join("certificate.pem")
 }
 
 /// Waits for a condition, looking often enough for a bench; panics naming `what` after ten minutes.

@@ -1,23 +1,27 @@
 //! The receiver of a bench, a process of its own: answers by path, counts every event once per path, and measures.
 //!
-//! `/ok/…` is answered 200 at once, `/503` with 503, `/slow` with 200 after two seconds, `/silent` never. `GET /stats`
-//! tells what arrived and was answered 2xx.
+//! `/ok/…` is answered 200 at once, `/once` with 500 the first time an event comes, `/503` with 503, `/slow` with 200
+//! after two seconds, `/silent` never. `GET /stats` tells what arrived and was answered 2xx.
 
 use std::{
     collections::{BTreeMap, HashSet},
+    convert::Infallible,
     io::Write,
+    path::Path,
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use axum::{
-    Json, Router,
-    body::Bytes,
-    extract::State,
-    http::{StatusCode, Uri},
-    routing::get,
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use http_types::{Request, Response, StatusCode};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
 };
 use serde::{Deserialize, Serialize};
+use tokio_rustls::{TlsAcceptor, rustls};
 
 /// What arrived on one path and was answered 2xx.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -26,8 +30,10 @@ pub(crate) struct Stats {
     pub(crate) unique: u64,
     /// Requests.
     pub(crate) requests: u64,
-    /// From the first request to the last, in microseconds.
+    /// From the first request, whatever it was answered with, to the last that was answered 2xx, in microseconds.
     pub(crate) micros: u64,
+    /// When the first came, in microseconds since the epoch.
+    pub(crate) first: u64,
     /// Time from an event's `at` to its first request, in microseconds: median and 99th percentile.
     pub(crate) p50: u64,
     /// See [`Stats::p50`].
@@ -35,9 +41,9 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// Requests per second.
+    /// Events per second.
     pub(crate) fn rate(&self) -> f64 {
-        self.requests as f64 / (self.micros.max(1) as f64 / 1e6)
+        self.unique as f64 / (self.micros.max(1) as f64 / 1e6)
     }
 }
 
@@ -55,6 +61,8 @@ pub(crate) struct Report {
 #[derive(Default)]
 struct Seen {
     events: HashSet<u64>,
+    /// Those that were refused once.
+    refused: HashSet<u64>,
     requests: u64,
     first: u64,
     last: u64,
@@ -62,24 +70,31 @@ struct Seen {
 }
 
 impl Seen {
-    fn take(&mut self, event: u64, latency: u64, now: u64) {
-        if self.requests == 0 {
+    fn refuse(&mut self, event: u64, now: u64) -> bool {
+        if self.first == 0 {
+            self.first = now;
+        }
+        self.refused.insert(event)
+    }
+
+    fn take(&mut self, event: u64, at: u64, now: u64) {
+        if self.first == 0 {
             self.first = now;
         }
         (self.requests, self.last) = (self.requests + 1, now);
         if self.events.insert(event) {
-            self.latencies.push(latency.min(u64::from(u32::MAX)) as u32);
+            self.latencies.push(now.saturating_sub(at).min(u64::from(u32::MAX)) as u32);
         }
     }
 }
 
 fn stats<'a>(all: impl Iterator<Item = &'a Seen>) -> Stats {
-    let mut total = Stats::default();
-    let (mut first, mut last, mut latencies) = (u64::MAX, 0, Vec::new());
+    let mut total = Stats { first: u64::MAX, ..Stats::default() };
+    let (mut last, mut latencies) = (0, Vec::new());
     for seen in all.filter(|seen| seen.requests > 0) {
         total.unique += seen.events.len() as u64;
         total.requests += seen.requests;
-        (first, last) = (first.min(seen.first), last.max(seen.last));
+        (total.first, last) = (total.first.min(seen.first), last.max(seen.last));
         latencies.extend_from_slice(&seen.latencies);
     }
     latencies.sort_unstable();
@@ -87,36 +102,82 @@ fn stats<'a>(all: impl Iterator<Item = &'a Seen>) -> Stats {
         let last = latencies.len().saturating_sub(1);
         latencies.get((last as f64 * share) as usize).map_or(0, |micros| u64::from(*micros))
     };
-    Stats { micros: last.saturating_sub(first), p50: at(0.5), p99: at(0.99), ..total }
+    Stats { micros: last.saturating_sub(total.first), p50: at(0.5), p99: at(0.99), ..total }
 }
 
+#[derive(Default)]
 struct Shared {
-    begun: Instant,
     paths: Mutex<BTreeMap<String, Seen>>,
     refused: Mutex<u64>,
 }
 
-/// Serves until it is killed; tells its address first.
+/// Serves until it is killed; tells its address first. `scheme` is `https` or `http2`, anything else means plain HTTP.
+/// Its certificate is then in the file that `SSL_CERT_FILE` names.
 pub(crate) async fn serve() {
-    let shared =
-        Arc::new(Shared { begun: Instant::now(), paths: Mutex::default(), refused: Mutex::default() });
-    let tell = |State(shared): State<Arc<Shared>>| async move {
-        let paths = shared.paths.lock().expect("nobody panics");
-        let refused = *shared.refused.lock().expect("nobody panics");
-        let each = paths.iter().map(|(path, seen)| (path.clone(), stats([seen].into_iter())));
-        // By path only while there are few.
-        let by_path = if paths.len() <= 100 { each.collect() } else { BTreeMap::new() };
-        Json(Report { all: stats(paths.values()), paths: by_path, refused })
+    let scheme = std::env::var(super::process::SCHEME).unwrap_or_default();
+    let tls = match scheme.as_str() {
+        "https" => Some(acceptor("http/1.1")),
+        "http2" => Some(acceptor("h2")),
+        _ => None,
     };
-    let app = Router::new().route("/stats", get(tell)).fallback(answer).with_state(shared);
+    let shared: Arc<Shared> = Arc::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    println!("http://{}", listener.local_addr().expect("it is bound"));
+    let address = listener.local_addr().expect("it is bound");
+    println!("{}://{address}", if tls.is_some() { "https" } else { "http" });
     std::io::stdout().flush().expect("somebody reads");
-    axum::serve(listener, app).await.expect("it serves");
+    loop {
+        let (stream, _) = listener.accept().await.expect("connections come");
+        stream.set_nodelay(true).expect("a socket takes options");
+        let (shared, tls) = (Arc::clone(&shared), tls.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => talk(TokioIo::new(stream), shared).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => talk(TokioIo::new(stream), shared).await,
+                    Err(error) => eprintln!("the receiver could not shake hands: {error}"),
+                },
+            }
+        });
+    }
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> StatusCode {
-    match uri.path() {
+async fn talk(io: impl hyper::rt::Read + hyper::rt::Write + Unpin + 'static + Send, shared: Arc<Shared>) {
+    let service = service_fn(|request| answer(Arc::clone(&shared), request));
+    // Whoever sent may be killed at any time.
+    auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await.ok();
+}
+
+fn acceptor(alpn: &str) -> TlsAcceptor {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let path = std::env::var("SSL_CERT_FILE").expect("where to write the certificate");
+    std::fs::write(Path::new(&path), made.cert.pem()).expect("it can be written");
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .expect("the key fits");
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    if path == "/stats" {
+        return Ok(Response::new(Full::new(Bytes::from(tell(&shared)))));
+    }
+    let mut response = Response::new(Full::default());
+    // A sender that is killed in the middle is not answered.
+    if let Ok(body) = request.into_body().collect().await {
+        *response.status_mut() = judge(&shared, &path, &body.to_bytes()).await;
+    }
+    Ok(response)
+}
+
+async fn judge(shared: &Shared, path: &str, body: &[u8]) -> StatusCode {
+    match path {
         "/silent" => std::future::pending().await,
         "/503" => {
             *shared.refused.lock().expect("nobody panics") += 1;
@@ -125,23 +186,37 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, body: Bytes) -> Sta
         "/slow" => tokio::time::sleep(Duration::from_secs(2)).await,
         _ => {}
     }
-    let (event, at) = super::Event::read(&body);
-    let latency = micros().saturating_sub(at);
-    let now = shared.begun.elapsed().as_micros() as u64;
+    let ((event, at), now) = (super::Event::read(body), micros());
     let mut paths = shared.paths.lock().expect("nobody panics");
-    if let Some(seen) = paths.get_mut(uri.path()) {
-        seen.take(event, latency, now);
-    } else {
-        paths.entry(uri.path().to_owned()).or_default().take(event, latency, now);
+    let seen = match paths.get_mut(path) {
+        Some(seen) => seen,
+        None => paths.entry(path.to_owned()).or_default(),
+    };
+    if path == "/once" && seen.refuse(event, now) {
+        return StatusCode::INTERNAL_SERVER_ERROR;
     }
+    seen.take(event, at, now);
     StatusCode::OK
+}
+
+fn tell(shared: &Shared) -> String {
+    let paths = shared.paths.lock().expect("nobody panics");
+    let refused = *shared.refused.lock().expect("nobody panics");
+    let each = paths.iter().map(|(path, seen)| (path.clone(), stats([seen].into_iter())));
+    // By path only while there are few.
+    let by_path = if paths.len() <= 100 { each.collect() } else { BTreeMap::new() };
+    let report = Report { all: stats(paths.values()), paths: by_path, refused };
+    serde_json::to_string(&report).expect("plain values have a JSON form")
 }
 
 /// What a receiver at this address has seen.
 pub(crate) fn report(address: &str) -> Report {
     let url = format!("{address}/stats");
     super::runtime().block_on(async {
-        let text = reqwest::get(url).await.expect("it answers").text().await.expect("all of it");
+        // The receiver is the only one that could have made its certificate.
+        let client = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
+        let client = client.build().expect("a client");
+        let text = client.get(url).send().await.expect("it answers").text().await.expect("all of it");
         serde_json::from_str(&text).expect("a report")
     })
 }

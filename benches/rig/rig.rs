@@ -36,6 +36,48 @@ impl Event {
     }
 }
 
+/// The head of a configuration: everything but endpoints.
+pub(crate) fn head(broker: &broker::Broker, topic: &str, prefix: &str) -> String {
+    // The embedded broker always waits for the whole of fetch.wait.max.ms, and cannot make topics.
+    let (wait, create) = if broker.is_embedded() { (10, false) } else { (500, true) };
+    let address = broker.address();
+    format!(
+        r#"
+[kafka]
+brokers = "{address}"
+group = "{prefix}"
+topics = ["{topic}"]
+start = "earliest"
+[kafka.properties]
+"fetch.wait.max.ms" = "{wait}"
+[topics]
+tiers = ["1s", "5s", "1m"]
+partitions = 1
+create = {create}
+[limits]
+hold = "1s"
+drain = "30s"
+[security]
+allow = ["127.0.0.0/8"]
+[admin]
+listen = "127.0.0.1:0"
+[log]
+level = "error,arauto=info"
+format = "json"
+"#
+    )
+}
+
+/// One endpoint of a configuration.
+pub(crate) fn endpoint(id: &str, url: &str, more: &str) -> String {
+    format!("[[endpoints]]\nid = \"{id}\"\nurl = \"{url}\"\nsecrets = [\"{SECRET}\"]\n{more}\n")
+}
+
+/// A name nobody else uses.
+pub(crate) fn unique(name: &str) -> String {
+    format!("bench-{name}-{}-{}", std::process::id(), receiver::micros())
+}
+
 /// A runtime of as many workers as there are cores.
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
