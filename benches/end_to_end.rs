@@ -196,7 +196,8 @@ impl Bench {
 
     fn retry(&self) {
         let topic = self.filled_with(self.events / 2, Event::new);
-        let more = "breaker = { failures = 1.0, minimum = 100000000 }\nretry = { schedule = [\"2s\"], jitter = 0.0 }";
+        let more =
+            "breaker = { failures = 1.0, minimum = 1000000 }\nretry = { schedule = [\"2s\"], jitter = 0.0 }";
         let [plain, failing] = self.compare([&|| self.arauto(&topic, "http", &["/ok/0"], "", 1), &|| {
             self.arauto(&topic, "http", &["/once"], more, 1)
         }]);
@@ -382,21 +383,25 @@ impl Bench {
         let case = self.case(&topic, "http", &["/ok/0"], "");
         let sender = if pipe { Killed(self.pipe(&case.address, &topic)) } else { case.arauto() };
         let (producer, partitions) = (self.broker.producer(0), self.broker.partitions(events) as u64);
-        // Until the first has arrived the group is joining.
-        broker::send(&producer, &topic, 0, &Event::new(events));
-        wait_for("the first event", || {
+        // Groups are joined, connections made and limits found before it counts.
+        let warm = LATENCY_RATE * 3;
+        for n in 0..partitions {
+            broker::send(&producer, &topic, n as i32, &Event::new(rig::WARM + n));
+        }
+        wait_for("the first events", || {
             producer.poll(Duration::ZERO);
-            receiver::report(&case.address).all.unique > 0
+            receiver::report(&case.address).all.unique == partitions
         });
         let begun = Instant::now();
-        for n in 0..events {
+        for n in 0..warm + events {
+            let number = if n < warm { rig::WARM + partitions + n } else { n - warm };
             while begun.elapsed() < Duration::from_micros(n * 1_000_000 / LATENCY_RATE) {
                 producer.poll(Duration::from_micros(200));
             }
-            broker::send(&producer, &topic, (n % partitions) as i32, &Event::new(n));
+            broker::send(&producer, &topic, (n % partitions) as i32, &Event::new(number));
         }
         producer.flush(Duration::from_secs(60)).unwrap();
-        finished(&case.address, events + 1, vec![sender], "")
+        finished(&case.address, partitions + warm + events, vec![sender], "")
     }
 
     /// The milliseconds from the assignment to the first request, with a full topic.

@@ -128,21 +128,23 @@ fn steady(broker: &Broker, sick: bool) -> Stats {
     broker.create(&topic, partitions);
     let (_receiver, address, mut arauto) = five(broker, &topic, sick);
     let producer = broker.producer(0);
-    // The first events wait for the group; they are sent ahead and not measured.
-    broker::send(&producer, &topic, 0, &Event::new(0));
+    // The group is joined, and it is known who is sick, before it counts.
+    let warm = rate * 5;
+    broker::send(&producer, &topic, 0, &Event::new(rig::WARM));
     wait_for("the group to be joined", || {
         producer.poll(Duration::ZERO);
         receiver::report(&address).paths.contains_key("/ok/0")
     });
     let begun = Instant::now();
-    for n in 1..=rate * SECONDS {
+    for n in 1..=warm + rate * SECONDS {
         while begun.elapsed() < Duration::from_micros(n * 1_000_000 / rate) {
             producer.poll(Duration::from_micros(200));
         }
-        broker::send(&producer, &topic, (n % partitions as u64) as i32, &Event::new(n));
+        let number = if n <= warm { rig::WARM + n } else { n };
+        broker::send(&producer, &topic, (n % partitions as u64) as i32, &Event::new(number));
     }
     producer.flush(Duration::from_secs(60)).unwrap();
-    healthy(&address, rate * SECONDS + 1, &mut arauto)
+    healthy(&address, warm + rate * SECONDS + 1, &mut arauto)
 }
 
 /// A backlog, as fast as it goes.

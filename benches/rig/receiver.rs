@@ -82,7 +82,7 @@ impl Seen {
             self.first = now;
         }
         (self.requests, self.last) = (self.requests + 1, now);
-        if self.events.insert(event) {
+        if self.events.insert(event) && event < super::WARM {
             self.latencies.push(now.saturating_sub(at).min(u64::from(u32::MAX)) as u32);
         }
     }

@@ -6,6 +6,8 @@ pub(crate) mod receiver;
 
 /// The size of an event.
 pub(crate) const SIZE: usize = 1024;
+/// Events from this number on are not timed.
+pub(crate) const WARM: u64 = 9_000_000_000;
 /// The secret everything is signed with.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 

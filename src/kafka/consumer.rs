@@ -47,6 +47,9 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 const QUICK_LOOK_UP: Duration = Duration::from_secs(3);
 /// A sparing client fetches no less than this ahead.
 const LEAST_PREFETCH: usize = 64 << 10;
+/// Brokers answer a fetch as soon as there is anything. But there is one fetch at a time, and partitions that come in
+/// between, at an assignment, wait until it is answered.
+const FETCH_WAIT: Duration = Duration::from_millis(100);
 /// How often the client tells whether it is a member of its group.
 const STATISTICS: Duration = Duration::from_secs(1);
 
@@ -336,6 +339,9 @@ fn config(kafka: &Kafka, protocol: GroupProtocol, budget: Budget) -> ClientConfi
         // A full queue is looked at again this soon; the default of one second saws (librdkafka issue 3662).
         .set("fetch.queue.backoff.ms", "20")
         .set("statistics.interval.ms", STATISTICS.as_millis().to_string());
+    if config.get("fetch.wait.max.ms").is_none() {
+        config.set("fetch.wait.max.ms", FETCH_WAIT.as_millis().to_string());
+    }
     if matches!(budget, Budget::Sparing(_)) {
         config
             // Nobody asks it whether it is a member.
