@@ -182,11 +182,6 @@ impl Lane {
         self.shared.settler.park(delivery, why);
     }
 
-    /// Half of its share of the window.
-    pub fn half(&self) -> usize {
-        self.bounds().share.div_ceil(2)
-    }
-
     /// Takes out what came from one life of a partition and is not under way.
     pub fn take_back(&self, partition: Share) -> Vec<Delivery> {
         let mut state = self.lock();

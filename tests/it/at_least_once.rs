@@ -93,7 +93,7 @@ async fn kill_9_loses_nothing_and_repeats_only_what_it_must() {
 }
 
 /// Is nothing of the event owed to the endpoint any more, as far as the brokers know?
-fn is_settled(
+pub(crate) fn is_settled(
     positions: &BTreeMap<i32, metadata::Position>,
     place: &records::Position,
     endpoint: u32,

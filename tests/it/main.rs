@@ -6,6 +6,7 @@
 mod adaptive;
 mod addresses;
 mod at_least_once;
+mod blocked_many;
 mod breaker;
 mod broker_restart;
 mod cli;
@@ -15,6 +16,7 @@ mod dependencies;
 mod dev;
 mod endpoint_changes;
 mod fairness;
+mod fan_out_duplicates;
 mod few_duplicates;
 mod gone;
 mod http;

@@ -3,8 +3,8 @@
 //! Back-pressure in one paragraph. Lanes hold half of the window at most, together. A lane's share is a multiple, by the
 //! weight of its priority, of what they have left of that; so it adapts to how many are active and to how much they
 //! hold, and those that hold next to nothing take next to nothing from the others. A partition hands deliveries to a
-//! lane until the lane holds its share (and the partition its part of it). Then, if any event read since the lane
-//! filled (looked at: as many as half a share) went to another lane that has room (holds less than half of its share
+//! lane until the lane holds its share (and the partition its part of it). Then, if any event read lately (looked
+//! at: as many as a quarter of the window) went to another lane that has room (holds less than half of its share
 //! and can send), the full lane stands in its way: the oldest of what it holds is parked until it is below half, or,
 //! if all of that is under way, what it was to get. Otherwise the partition is simply not read: Kafka is the queue, and
 //! a lane that is alone, or as busy as all others, is never parked. A lane that cannot send within `hold` (breaker,
@@ -42,6 +42,11 @@ use crate::{
 
 /// A normal lane's share is this multiple of what all lanes have left: one that is alone gets two thirds of it all.
 const GREED: usize = 2;
+
+/// Of its last events a partition looks at as many as this part of the window's places: as many as a lane that is alone
+/// takes from half to full, roughly. So many are parked in vain, at most, when only one lane's events come any more;
+/// and among many lanes, with small shares each, all that are fed at all are seen.
+const LOOK_BACK: usize = 4;
 
 /// Endpoints a partition remembers to have fed, and as many from before those. It bounds memory when endpoints are many;
 /// all of one event should fit, so that those of them that have room are found behind many that have not.
@@ -224,7 +229,7 @@ impl Lanes {
     /// Has another lane room that was fed since this one filled? Whoever is told that none has is woken when one has.
     /// One that cannot send at all does not drain while it is waited for: any other that was fed counts.
     fn another_has_room(&self, fed: &mut Fed, full: &Lane) -> bool {
-        let lately = if full.is_shut() { usize::MAX } else { full.half() };
+        let lately = if full.is_shut() { usize::MAX } else { self.shared.window.limit() / LOOK_BACK };
         let lanes = self.lock();
         let has_room = |endpoint: &&Arc<str>| {
             let idle = || self.registry.snapshot().by_id(endpoint).is_some();
