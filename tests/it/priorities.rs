@@ -92,7 +92,7 @@ async fn a_storm_of_retries_does_not_starve_fresh_events() {
         .set("concurrency", 5)
         .set("retry.schedule", vec!["3s"; 20])
         .set("retry.jitter", 0.0);
-    let config = rig.config().set("limits.in_flight", 200).endpoint(endpoint);
+    let config = rig.config().set("limits.in_flight", 2_000).endpoint(endpoint);
     let produce = async |of: &str, count: usize| {
         let records: Vec<_> = (0..count).map(|n| NewRecord::new(&rig.topic, format!("{of} {n}"))).collect();
         rig.cluster.produce(&records).await;
