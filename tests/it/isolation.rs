@@ -3,14 +3,21 @@
 //!
 //! The window is small, so that a stuck endpoint's backlog is many times what may be held of it.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use crate::support::{
-    Rig,
-    arauto::Arauto,
-    config::{Config, Endpoint},
-    hook::{Hook, Reply, vacant},
-    records::NewRecord,
+use arauto::registry::endpoint_hash;
+use tokio::time::Instant;
+
+use crate::{
+    at_least_once::is_settled,
+    few_duplicates::positions,
+    support::{
+        Rig,
+        arauto::Arauto,
+        config::{Config, Endpoint},
+        hook::{Hook, Reply, vacant},
+        records::NewRecord,
+    },
 };
 
 /// Everything here takes seconds; a starved machine may take minutes.
@@ -103,4 +110,127 @@ async fn events_of_all_three_are_mixed_on_one_partition() {
     rig.cluster.produce(&records).await;
     let config = three.config(&rig, ["dead", "silent", "healthy"]);
     three.prove(&rig, config, EACH).await;
+}
+
+/// Healthy ones, each of which gets every event.
+async fn healthy(count: usize) -> Vec<Hook> {
+    let mut hooks = Vec::new();
+    for _ in 0..count {
+        hooks.push(Hook::accepting().await);
+    }
+    hooks
+}
+
+/// What was ever written to a retry topic: endpoint and body.
+async fn on_tiers(rig: &Rig) -> HashSet<(String, String)> {
+    let mut parked = HashSet::new();
+    for tier in ["0s", "5s", "15s", "1m", "5m", "15m", "1h", "4h"] {
+        for record in rig.cluster.read(&rig.tier(tier)).await {
+            let body = String::from_utf8(record.value.clone().unwrap()).unwrap();
+            parked.insert((record.header("arauto-endpoint").unwrap().to_owned(), body));
+        }
+    }
+    parked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_that_are_sick_each_in_its_own_way_delay_none_of_five_that_are_well() {
+    /// 50,000 deliveries for those that are well.
+    const EVENTS: usize = 10_000;
+    let rig = Rig::new("isolation-ten", PARTITIONS).await;
+    let well = healthy(5).await;
+    let sick = [
+        ("silent", Hook::start(|_| Reply::never()).await),
+        ("failing", Hook::refusing(503).await),
+        ("slow", Hook::start(|_| Reply::ok().after(Duration::from_secs(2))).await),
+        ("limited", Hook::accepting().await),
+    ];
+    let mut config = rig
+        .config()
+        .without("defaults.breaker.minimum")
+        .without("topics.tiers")
+        .set("log.level", "info,arauto::pipeline::source=debug")
+        .without("limits.hold");
+    config = config.endpoint(Endpoint::new("refusing", &format!("http://{}/", vacant().await)));
+    for (id, hook) in &sick {
+        let endpoint = Endpoint::new(id, &hook.url()).set("timeout", "10s");
+        config = config.endpoint(if *id == "limited" { endpoint.set("rate", "5/s") } else { endpoint });
+    }
+    for (n, hook) in well.iter().enumerate() {
+        config = config.endpoint(Endpoint::new(&format!("well-{n}"), &hook.url()));
+    }
+    let records: Vec<_> = (0..EVENTS)
+        .map(|n| NewRecord::new(&rig.topic, format!("event {n}")).partition(n as i32 % PARTITIONS))
+        .collect();
+    let places = rig.cluster.produce(&records).await;
+    let file = config.write();
+    let begun = Instant::now();
+    let mut arauto = Arauto::run(&file.path()).await;
+    for hook in &well {
+        hook.wait_for_requests(EVENTS, 3 * LONG).await;
+    }
+    let took = begun.elapsed();
+    let metrics = arauto.metrics().await;
+    let parked = |id: &str| metrics.sum("arauto_parked_total", &[("endpoint", id)]);
+    let ids = ["refusing", "silent", "failing", "slow", "limited", "well-0"];
+    let stops = arauto.log().iter().filter(|line| line.to_string().contains("intake stops")).count();
+    eprintln!("{took:?}; parked: {:?}; {stops} stops of intake", ids.map(|id| (id, parked(id))));
+    arauto.kill().await;
+    for hook in &well {
+        assert_eq!((hook.count(), hook.accepted_bodies().len()), (EVENTS, EVENTS));
+    }
+    let limited = &sick[3].1;
+    assert!(limited.count() < EVENTS / 4, "it was throttled all the time");
+
+    // Whatever the brokers take to be settled for a sick one was delivered, or waits on a retry topic.
+    let positions = positions(&rig).await;
+    let mut safe = on_tiers(&rig).await;
+    for (id, hook) in &sick {
+        safe.extend(hook.accepted_bodies().into_iter().map(|body| (id.to_string(), body)));
+    }
+    for id in &ids[..5] {
+        let settled = (0..EVENTS).filter(|n| is_settled(&positions, &places[*n], endpoint_hash(id)));
+        let settled: Vec<_> = settled.map(|n| (id.to_string(), format!("event {n}"))).collect();
+        assert!(settled.len() > EVENTS / 2, "only {} of {id} are settled", settled.len());
+        let lost: Vec<_> = settled.iter().filter(|delivery| !safe.contains(*delivery)).collect();
+        assert!(lost.is_empty(), "lost: {lost:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_that_hang_change_nothing_for_five_that_are_well() {
+    const EACH: usize = 500;
+    let rig = Rig::new("isolation-fifty", PARTITIONS).await;
+    let records: Vec<_> = (0..EACH)
+        .map(|n| NewRecord::new(&rig.topic, format!("event {n}")).partition(n as i32 % PARTITIONS))
+        .collect();
+    rig.cluster.produce(&records).await;
+    let mut took = Vec::new();
+    for hanging in [0, 50] {
+        let (well, silent) = (healthy(5).await, Hook::start(|_| Reply::never()).await);
+        let mut config = rig
+            .config()
+            .set("kafka.group", format!("{}-{hanging}", rig.group))
+            .set("topics.prefix", format!("{}-{hanging}", rig.prefix))
+            .set("limits.drain", "30s");
+        for n in 0..hanging {
+            let endpoint = Endpoint::new(&format!("silent-{n}"), &silent.url()).set("timeout", "30s");
+            config = config.endpoint(endpoint);
+        }
+        for (n, hook) in well.iter().enumerate() {
+            config = config.endpoint(Endpoint::new(&format!("well-{n}"), &hook.url()));
+        }
+        let file = config.write();
+        let mut arauto = Arauto::run(&file.path()).await;
+        let begun = Instant::now();
+        for hook in &well {
+            hook.wait_for_requests(EACH, LONG).await;
+            assert_eq!(hook.accepted_bodies().len(), EACH);
+        }
+        took.push(begun.elapsed());
+        arauto.kill().await;
+    }
+    eprintln!("alone, and beside fifty that hang: {took:?}");
+    // 25,000 deliveries are parked on the same two cores meanwhile; nothing waits for a time-out.
+    assert!(took[1] < took[0] * 10 + Duration::from_secs(15), "{took:?}");
 }

@@ -6,6 +6,7 @@
 mod adaptive;
 mod addresses;
 mod at_least_once;
+mod backpressure;
 mod blocked_many;
 mod breaker;
 mod broker_restart;
