@@ -29,7 +29,6 @@ use crate::{
         ticket::Partition,
         window::Class,
     },
-    registry::endpoint_hash,
 };
 
 #[derive(Default)]
@@ -133,9 +132,9 @@ impl Instance {
         let mut gone = Vec::new();
         if let Carried::Owed(Owed::To(owed)) = carried {
             let all: Vec<usize> = (0..self.endpoints.len()).collect();
-            matches.retain(|endpoint| owed.contains(&endpoint_hash(&endpoint.id)));
+            matches.retain(|endpoint| owed.contains(&sim.hashes[number(&endpoint.id)]));
             let known = |number: &usize| matches.iter().any(|e| super::line::number(&e.id) == *number);
-            let owed = |number: &usize| owed.contains(&endpoint_hash(&format!("e{number}")));
+            let owed = |number: &usize| owed.contains(&sim.hashes[*number]);
             gone = all.into_iter().filter(|number| owed(number) && !known(number)).collect();
         }
         let names: Vec<Arc<str>> = matches
@@ -193,7 +192,7 @@ impl Instance {
         endpoints: &[Arc<str>],
         sim: &mut Sim,
     ) -> Vec<Delivery> {
-        let hashes: Vec<u32> = endpoints.iter().map(|id| endpoint_hash(id)).collect();
+        let hashes: Vec<u32> = endpoints.iter().map(|id| sim.hashes[number(id)]).collect();
         let sequence = life.ledger().open(record.offset, record.timestamp, &hashes);
         let bytes = now_or_never(sim.window.bytes(life.epoch, 10));
         let held = Arc::new(Held { event, bytes });

@@ -20,11 +20,11 @@ use crate::{
         switch::{Command, Facts, Switch, url_hash},
         window::Window,
     },
-    registry::tests::endpoint,
+    registry::{endpoint_hash, tests::endpoint},
 };
 
 /// Delays of the tiers, in seconds.
-const TIERS: [u64; 4] = [5, 15, 60, 300];
+const TIERS: [u64; 3] = [5, 60, 300];
 const PARTITIONS: i32 = 2;
 /// Rounds until a schedule must have come to rest; many times what one takes.
 const MOST_ROUNDS: usize = 50_000;
@@ -49,6 +49,8 @@ pub(super) struct Sim {
     pub(super) plan: Plan,
     pub(super) moods: Vec<Mood>,
     pub(super) facts: Facts,
+    /// Of the endpoints' ids.
+    pub(super) hashes: Vec<u32>,
     own: Vec<bool>,
     pub(super) epochs: u64,
     pub(super) metrics: Metrics,
@@ -109,7 +111,7 @@ impl World {
             hold: Duration::from_secs(5),
             places: random.pick(&[2, 4, 10, 40]),
             ladder: Ladder::new(TIERS.map(Duration::from_secs)),
-            grace: 600_000,
+            grace: 120_000,
             on_removed: random.pick(&[OnRemoved::Dead, OnRemoved::Drop]),
             priorities: endpoints.iter().map(|endpoint| endpoint.priority).collect(),
         };
@@ -121,6 +123,7 @@ impl World {
             plan,
             moods: vec![Mood::Fine; count],
             facts: Facts::default(),
+            hashes: endpoints.iter().map(|endpoint| endpoint_hash(&endpoint.id)).collect(),
             own,
             epochs: 0,
             metrics: METRICS.clone(),
@@ -440,7 +443,7 @@ impl World {
             if self.sim.books.broken.is_some() {
                 return;
             }
-            if self.sim.random.one_in(8) {
+            if self.sim.random.one_in(16) {
                 self.commit();
             }
             if taken == 0 && !self.wait() {
@@ -482,9 +485,7 @@ impl World {
                 let carried = ledger.carried(*offset);
                 let owed = |endpoint: usize| match &carried {
                     Carried::New | Carried::Owed(Owed::All) => true,
-                    Carried::Owed(Owed::To(owed)) => {
-                        owed.contains(&crate::registry::endpoint_hash(&format!("e{endpoint}")))
-                    }
+                    Carried::Owed(Owed::To(owed)) => owed.contains(&self.sim.hashes[endpoint]),
                     Carried::Settled => false,
                 };
                 if let Log::Source(partition) = of.log {
