@@ -17,7 +17,7 @@ mod world;
 use world::World;
 
 /// Schedules of each test: enough to meet every pair of disturbances often.
-const SCHEDULES: u64 = 100;
+const SCHEDULES: u64 = 500;
 
 /// Runs one schedule; tells what was broken, with all that happened until then.
 fn check(seed: u64, calm: bool) {
@@ -43,5 +43,15 @@ fn where_nothing_crashes_nothing_is_repeated() {
 
 #[test]
 fn what_comes_back_takes_no_place_from_an_order() {
-    check(11, false);
+    check(34, true);
+}
+
+#[test]
+fn a_retry_in_an_order_keeps_its_place_when_its_partition_moves() {
+    check(3, true);
+}
+
+#[test]
+fn a_pause_that_comes_with_the_last_answer_of_a_delivery_is_kept() {
+    check(47, true);
 }
