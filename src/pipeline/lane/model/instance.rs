@@ -344,7 +344,7 @@ impl Instance {
             lane.answered(&attempt, now);
             let was = lane.core.breaker.level();
             lane.core.ended(begun, (&attempt, &outcome), &endpoint, now);
-            lane.watch_breaker(was, now);
+            lane.watch_breaker(was, &endpoint.breaker, now);
         } else {
             lane.core.abandoned(begun);
         }

@@ -141,9 +141,9 @@ impl Lane {
     }
 
     /// The breaker may have opened.
-    pub(super) fn watch_breaker(&mut self, was: u8, now: i64) {
+    pub(super) fn watch_breaker(&mut self, was: u8, policy: &crate::config::settings::Breaker, now: i64) {
         if self.core.breaker.level() == 2 && was != 2 {
-            self.watched.shut_until = now + millis(self.endpoint.breaker.open_for);
+            self.watched.shut_until = now + millis(policy.open_for);
             self.watched.begun_when_shut = self.watched.begun;
         }
     }
