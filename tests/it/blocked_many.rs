@@ -78,5 +78,5 @@ async fn fifty_keep_their_pace_beside_a_hundred_and_fifty_dead_ones() {
     let alone = takes(&rig, 0).await;
     let beside = takes(&rig, DEAD).await;
     // What the dead ones' events cost to be parked is on the same two cores; a stopped partition would wait for 30 s.
-    assert!(beside < alone * 4 + Duration::from_secs(15), "{beside:?} instead of {alone:?}");
+    assert!(beside < alone * 4 + Duration::from_secs(25), "{beside:?} instead of {alone:?}");
 }

@@ -232,5 +232,5 @@ async fn fifty_that_hang_change_nothing_for_five_that_are_well() {
     }
     eprintln!("alone, and beside fifty that hang: {took:?}");
     // 25,000 deliveries are parked on the same two cores meanwhile; nothing waits for a time-out.
-    assert!(took[1] < took[0] * 10 + Duration::from_secs(15), "{took:?}");
+    assert!(took[1] < took[0] * 10 + Duration::from_secs(25), "{took:?}");
 }
