@@ -61,8 +61,13 @@ impl Positions {
         let state = self.state();
         let position = |(of, main): (&TopicPartition, Option<Position>)| {
             let from = from.get(&*of.topic).and_then(|offsets| offsets.get(&of.partition)).copied();
-            let begins = || state.start(&of.topic, of.partition).map(Position::at);
-            Some(narrow(&main.or_else(begins)?, endpoint, from.unwrap_or(0)))
+            let begins = match main {
+                Some(main) => main,
+                // Its topic was deleted and made again: it has another log, which is read from its start.
+                None if state.is_begun(&of.topic, of.partition) => Position::at(0),
+                None => Position::at(state.start(&of.topic, of.partition)?),
+            };
+            Some(narrow(&begins, endpoint, from.unwrap_or(0)))
         };
         Ok(partitions.iter().zip(main).map(position).collect())
     }
