@@ -145,6 +145,12 @@ async fn a_throttled_one_is_never_parked_and_nobody_notices_it() {
     assert_eq!(count("arauto_events_total", &[]), 3_000);
     assert_eq!(count("arauto_assigned_partitions", &[("topic", &flow.rig.topic)]), PARTITIONS);
     assert_eq!(count("arauto_events_unmatched_total", &[]), 0);
+    assert_eq!(count("arauto_deliveries_opened_total", &[("endpoint", "shared")]), 3_000);
+    assert_eq!(
+        count("arauto_deliveries_total", &[("outcome", "moved")]),
+        0,
+        "the group opened what is not its own"
+    );
 
     assert!(flow.change(&arauto, &file, &flow.config("own", "unlimited")).await.is_none());
     flow.all_arrived().await;
