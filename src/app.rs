@@ -283,6 +283,11 @@ impl App {
             }
             Ok(())
         });
+        let (lanes, until) = (Arc::clone(&shared.lanes), self.tasks.token().clone());
+        self.tasks.spawn_essential("lateness", async move {
+            until.run_until_cancelled(lanes.measure_lateness()).await;
+            Ok(())
+        });
         if let Some(path) = reload {
             let reloader = reload::Reloader {
                 path,

@@ -36,7 +36,9 @@ use crate::{
 
 mod breaker;
 mod core;
+mod flow;
 pub mod lanes;
+mod lateness;
 mod limit;
 #[cfg(test)]
 mod model;
@@ -131,6 +133,12 @@ impl Lane {
         let room = state.core.has_room(bounds, now());
         state.wanted |= !room;
         room
+    }
+
+    /// Will it have room again in a moment, at its pace?
+    pub fn is_brisk(&self) -> bool {
+        let bounds = self.bounds();
+        self.lock().core.is_brisk(bounds, now())
     }
 
     /// Can it send nothing for long, whatever its rate?
@@ -354,6 +362,7 @@ impl Lane {
                 state.core.abandoned(begun);
                 return false;
             }
+            state.core.late = self.shared.lateness.of_round_trip();
             let ended = state.core.ended(begun, (attempt, outcome), endpoint, now);
             self.show(&state);
             (ended, state.core.disabled)

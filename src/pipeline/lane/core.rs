@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     breaker::{self, Breaker},
+    flow::Flow,
     limit::{Limit, Signal},
     order::{Line, Order},
     pace::Pace,
@@ -27,6 +28,9 @@ const FIRST_WAIT: i64 = 5_000;
 /// … up to this: how late, at most, a paused endpoint's deliveries follow when it goes on.
 const LONGEST_WAIT: i64 = 15 * 60 * 1000;
 
+/// So many milliseconds after it had to wait for its rate limiter a lane still counts as throttled.
+const THROTTLED: i64 = 1_000;
+
 /// What a lane knows and decides. Times are unix milliseconds.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -35,6 +39,9 @@ pub(super) struct Core {
     pub(super) limit: Limit,
     pub(super) breaker: Breaker,
     pub(super) pace: Pace,
+    flow: Flow,
+    /// What this process itself adds to the duration of an attempt just now.
+    pub(super) late: Duration,
     /// Attempts under way.
     pub(super) in_flight: usize,
     /// Deliveries taken in and not yet on their way out, and their bytes.
@@ -110,6 +117,8 @@ pub(super) struct Bounds {
     pub(super) quota: usize,
     /// A wait this long is too long to be spent in the window when others want the room.
     pub(super) hold: Duration,
+    /// A wait for room that is shorter, in milliseconds, costs less than to write and read deliveries once more.
+    pub(super) moment: f64,
 }
 
 /// What a partition finds when it wants to hand something to the lane.
@@ -133,6 +142,8 @@ impl Core {
             limit: Limit::new(endpoint.concurrency),
             breaker: Breaker::new(failing, now),
             pace: Pace::default(),
+            flow: Flow::default(),
+            late: Duration::ZERO,
             in_flight: 0,
             held: 0,
             held_bytes: 0,
@@ -280,6 +291,9 @@ impl Core {
         }
         let Some(delivery) = self.queue.pop() else { return Next::Stop };
         self.in_flight += 1;
+        if self.in_flight == 1 {
+            self.flow.begins(now);
+        }
         let begun = sends.then(|| Begun {
             limit: self.limit.begins(self.in_flight),
             breaker: self.breaker.begins(now, endpoint.timeout),
@@ -299,7 +313,8 @@ impl Core {
         if let Some(wait) = outcome::asked_pause(attempt, &endpoint.retry, now) {
             self.paused_until = self.paused_until.max(now.saturating_add(millis(wait)));
         }
-        self.limit.ended(begun.limit, signal(attempt));
+        self.limit.ended(begun.limit, signal(attempt, self.late));
+        self.flow.ended(self.queue.ready() > 0, now);
         let Some(ok) = is_success(outcome) else {
             self.breaker.abandoned(begun.breaker);
             return Ended::default();
@@ -374,6 +389,14 @@ impl Core {
         self.first_wait.saturating_mul(1 << parks.min(20)).min(LONGEST_WAIT)
     }
 
+    /// Is half of its share gone in a moment, as fast as it has drained lately? While it speeds up that says nothing:
+    /// then it is enough that it goes on. What a limit holds back is slow on purpose.
+    pub(super) fn is_brisk(&self, bounds: Bounds, now: i64) -> bool {
+        let count = if self.limit.is_ramping() { 0 } else { bounds.share.div_ceil(2) };
+        let throttled = self.slot.saturating_add(THROTTLED) > now;
+        !throttled && !self.is_blocked(bounds.hold, now) && self.flow.is_brisk(count, bounds.moment, now)
+    }
+
     /// Can nothing be sent within that time?
     pub(super) fn is_blocked(&self, within: Duration, now: i64) -> bool {
         let far = !self.disabled && self.slot > now.saturating_add(millis(within));
@@ -406,6 +429,7 @@ impl Core {
         self.limit.forget();
         self.breaker.forget();
         self.pace.start_over();
+        self.flow.start_over();
         (self.paused_until, self.slot, self.failing_since, self.last_error) = (0, 0, None, None);
     }
 
@@ -433,10 +457,10 @@ impl Core {
 }
 
 /// What the result says about the receiver's capacity.
-fn signal(attempt: &Attempt) -> Signal {
+fn signal(attempt: &Attempt, late: Duration) -> Signal {
     use AttemptResult::{Blocked, Connect, Dns, Reset, Status, Timeout, Tls};
     match attempt.result {
-        Status(200..=299) => Signal::Success(attempt.duration),
+        Status(200..=299) => Signal::Success(attempt.duration.saturating_sub(late)),
         Status(429 | 503) | Timeout | Connect | Reset | Tls | Dns => Signal::Overload,
         Status(_) | Blocked => Signal::Neutral,
     }
@@ -478,7 +502,8 @@ mod tests {
         registry::tests::endpoint,
     };
 
-    const BOUNDS: Bounds = Bounds { share: 10, bytes: 1_000, quota: 1, hold: Duration::from_secs(5) };
+    const BOUNDS: Bounds =
+        Bounds { share: 10, bytes: 1_000, quota: 1, hold: Duration::from_secs(5), moment: 150.0 };
 
     fn holding(count: usize, bytes: usize) -> Core {
         let mut core = Core::new(&endpoint("a"), &Switch::default(), 0);
@@ -514,6 +539,17 @@ mod tests {
             let standing = if blocked { Standing::Blocked } else { Standing::Room };
             assert_eq!(core.standing(&endpoint("a"), (1, false), BOUNDS, 0), standing);
         }
+    }
+
+    #[test]
+    fn one_that_cannot_send_is_not_waited_for() {
+        let mut core = holding(1, 1);
+        core.flow.begins(5_000);
+        assert!(core.is_brisk(BOUNDS, 5_000));
+        core.slot = 4_001;
+        assert!(!core.is_brisk(BOUNDS, 5_000));
+        (core.slot, core.paused) = (0, true);
+        assert!(!core.is_brisk(BOUNDS, 5_000));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! at: as many as a quarter of the window) went to another lane that has room (holds less than half of its share
 //! and can send), the full lane stands in its way: the oldest of what it holds is parked until it is below half, or,
 //! if all of that is under way, what it was to get. Otherwise the partition is simply not read: Kafka is the queue, and
-//! a lane that is alone, or as busy as all others, is never parked. A lane that cannot send within `hold` (breaker,
+//! a lane that is alone, or as busy as all others, is never parked. Nor is a brisk one, which at its measured pace has
+//! room again in a moment: writing and reading its deliveries once more would take longer. A lane that cannot send within `hold` (breaker,
 //! pause, far slot) counts as full as soon as another one that was fed before has room, and keeps but one delivery to
 //! probe with. Between full and half lies the hysteresis; no clock decides. A retry tier is always read on, so
 //! that nobody's parked first attempt waits there behind others: what it has for a full lane takes the place of the
@@ -25,7 +26,7 @@ use std::{
 
 use tokio::{sync::Notify, time::timeout};
 
-use super::{Lane, Standing, core::Bounds, report::Report};
+use super::{Lane, Standing, core::Bounds, lateness::Lateness, report::Report};
 use crate::{
     app::tasks::Tasks,
     config::settings::Priority,
@@ -51,6 +52,15 @@ const LOOK_BACK: usize = 4;
 /// Endpoints a partition remembers to have fed, and as many from before those. It bounds memory when endpoints are many;
 /// all of one event should fit, so that those of them that have room are found behind many that have not.
 const REMEMBERED: usize = 512;
+
+/// A full lane is waited for, whoever else has room, when half of its share is gone in a moment: in as many milliseconds
+/// as the window has places, divided by this. Lanes that are waited for so have a quarter of the window together, so
+/// they drain 8,000 deliveries a second or more: then it is the process that is slow, and what is parked would only add
+/// to its work.
+const WAITED_FOR: f64 = 33.0;
+
+/// The longest moment: how long, at most, others wait for a lane that was fast until now.
+const LONGEST_MOMENT: Duration = Duration::from_millis(300);
 
 /// A partition that waits for room looks again after this long: a lane may have come to have room without giving
 /// anything back, because others hold less or its pause is over.
@@ -78,6 +88,7 @@ pub struct Shared {
     held: AtomicUsize,
     held_bytes: AtomicUsize,
     partitions: AtomicUsize,
+    pub(super) lateness: Lateness,
     random: AtomicU64,
 }
 
@@ -103,6 +114,7 @@ impl Shared {
             held: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),
             partitions: AtomicUsize::new(1),
+            lateness: Lateness::default(),
             random: AtomicU64::new(u64::from(std::process::id())),
         }
     }
@@ -118,7 +130,8 @@ impl Shared {
         // window already: many stuck ones times many partitions would be all of it.
         let partitions = self.partitions.load(Ordering::Relaxed).max(1);
         let quota = if left > 0 { (share / partitions).max(1) } else { 0 };
-        Bounds { share, bytes: part(left_bytes, priority), quota, hold: self.hold }
+        let moment = (self.window.limit() as f64 / WAITED_FOR).min(LONGEST_MOMENT.as_secs_f64() * 1_000.0);
+        Bounds { share, bytes: part(left_bytes, priority), quota, hold: self.hold, moment }
     }
 
     pub(super) fn took_one(&self, bytes: usize) {
@@ -205,10 +218,15 @@ impl Lanes {
                         break false;
                     }
                     Standing::Blocked => break true,
-                    Standing::Full if from_tier => break lane.make_way(),
-                    Standing::Full if self.another_has_room(fed, &lane) => break lane.park_oldest(),
+                    Standing::Full if from_tier && !lane.is_brisk() => break lane.make_way(),
+                    Standing::Full if !lane.is_brisk() && self.another_has_room(fed, &lane) => {
+                        break lane.park_oldest();
+                    }
                     // It looks again in any case.
-                    Standing::Full => drop(timeout(LOOK_AGAIN, room).await),
+                    Standing::Full => {
+                        let patience = if lane.is_brisk() { LONGEST_MOMENT } else { LOOK_AGAIN };
+                        drop(timeout(patience, room).await);
+                    }
                 }
                 if lane.is_moved(delivery) {
                     continue 'slot;
@@ -282,6 +300,11 @@ impl Lanes {
     /// What own queues have not settled yet was looked up.
     pub fn set_own_lags(&self, lags: HashMap<Arc<str>, i64>) {
         *self.own_lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
+    }
+
+    /// Measures for ever how late the process is with its own work.
+    pub async fn measure_lateness(&self) {
+        self.shared.lateness.measure().await;
     }
 
     /// Takes down lanes that have done nothing for a while.

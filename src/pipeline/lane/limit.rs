@@ -74,6 +74,11 @@ impl Limit {
         if self.slow_start { self.most } else { self.limit }
     }
 
+    /// Is it still being found how many may go at once?
+    pub(super) fn is_ramping(&self) -> bool {
+        self.slow_start && self.limit < self.most
+    }
+
     /// Never more than this from now on.
     pub(super) fn set_most(&mut self, most: usize) {
         self.most = most.max(1);

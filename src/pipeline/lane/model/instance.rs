@@ -297,7 +297,8 @@ impl Instance {
         let left = sim.plan.places.saturating_sub(held);
         let share = (2 * left).max(1);
         let quota = if left > 0 { (share / self.readers.len().max(1)).max(1) } else { 0 };
-        Bounds { share, bytes: 10_000, quota, hold: sim.plan.hold }
+        // Waiting for a brisk lane would be settled at once here: there is no time within a step.
+        Bounds { share, bytes: 10_000, quota, hold: sim.plan.hold, moment: 0.0 }
     }
 
     fn lane(&mut self, number: usize, sim: &Sim) -> Option<usize> {
