@@ -41,8 +41,8 @@ impl Event {
 /// The head of a configuration: everything but endpoints.
 pub(crate) fn head(broker: &broker::Broker, topic: &str, prefix: &str) -> String {
     // The embedded broker always waits for the whole of fetch.wait.max.ms, and cannot make topics.
-    let (wait, create) = if broker.is_embedded() { (10, false) } else { (500, true) };
-    let address = broker.address();
+    let wait = if broker.is_embedded() { "\"fetch.wait.max.ms\" = \"10\"" } else { "" };
+    let (address, create) = (broker.address(), !broker.is_embedded());
     format!(
         r#"
 [kafka]
@@ -51,7 +51,7 @@ group = "{prefix}"
 topics = ["{topic}"]
 start = "earliest"
 [kafka.properties]
-"fetch.wait.max.ms" = "{wait}"
+{wait}
 [topics]
 tiers = ["1s", "5s", "1m"]
 partitions = 1

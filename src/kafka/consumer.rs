@@ -47,7 +47,7 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 const QUICK_LOOK_UP: Duration = Duration::from_secs(3);
 /// A sparing client fetches no less than this ahead.
 const LEAST_PREFETCH: usize = 64 << 10;
-/// Brokers answer a fetch as soon as there is anything. But there is one fetch at a time, and partitions that come in
+/// Brokers answer a fetch as soon as there is anything. But there is one fetch at a time: partitions that come in
 /// between, at an assignment, wait until it is answered.
 const FETCH_WAIT: Duration = Duration::from_millis(100);
 /// How often the client tells whether it is a member of its group.
