@@ -67,8 +67,15 @@ async fn a_refused_retry_record_holds_the_offset_until_it_is_taken() {
     let file = config.write();
     let mut arauto = Arauto::run(&file.path()).await;
     produce(&cluster).await;
-    hook.wait_for_requests(EVENTS, PATIENCE).await;
+    // One goes at a time until something is known of the endpoint; the others follow when this one is answered.
+    hook.wait_for_requests(1, PATIENCE).await;
+    arauto
+        .wait_for_metrics("all of them to be read", |metrics| {
+            metrics.value("arauto_in_flight", &[]) == Some(EVENTS as f64)
+        })
+        .await;
 
+    hook.script(|_| Reply::status(500));
     let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 10_000];
     mock.request_errors(RDKafkaApiKey::Produce, &refusals);
     hook.wake();
@@ -120,8 +127,14 @@ async fn retry_records_wait_for_a_broker_that_is_away() {
     let file = config.write();
     let mut arauto = Arauto::run(&file.path()).await;
     produce(&cluster).await;
-    hook.wait_for_requests(EVENTS, PATIENCE).await;
+    hook.wait_for_requests(1, PATIENCE).await;
+    arauto
+        .wait_for_metrics("all of them to be read", |metrics| {
+            metrics.value("arauto_in_flight", &[]) == Some(EVENTS as f64)
+        })
+        .await;
 
+    hook.script(|_| Reply::status(500));
     broker.stop().await;
     hook.wake();
     arauto
