@@ -30,6 +30,7 @@ use rdkafka::{
 use tokio::sync::Semaphore;
 
 #[path = "rig/rig.rs"]
+#[allow(dead_code)] // What one bench has no use for another has.
 mod rig;
 
 use rig::{

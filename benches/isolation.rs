@@ -1,9 +1,10 @@
 //! Whatever one receiver does, the others do not notice; and what 10, 1,000 and 100,000 endpoints cost.
 //!
-//! First: five healthy endpoints get events that come at a steady rate, alone, and then beside five sick ones on the same
-//! topic: one refuses connections, one never answers (time-out 30 s), one answers 503, one takes 2 s, one is limited to
-//! 5/s. What the healthy five get per second, and how late the latest hundredth of it is, are compared. The same with a
-//! backlog drained as fast as it goes, where what the sick ones' events cost in CPU shows.
+//! First: five healthy endpoints get events that come at a steady rate, alone, and then beside sick ones on the same
+//! topic. Five: one refuses connections, one never answers (time-out 30 s), one answers 503, one takes 2 s, one is
+//! limited to 5/s. Or fifty that never answer, at a fifth of the rate. What the healthy five get per second, and how late
+//! the latest hundredth of it is, are compared. The same with a backlog drained as fast as it goes, where what the sick
+//! ones' events cost in CPU shows.
 //!
 //! Then: 10, 1,000 and 100,000 endpoints, each of a tenant of its own, the events spread over all of them.
 //!
@@ -13,13 +14,14 @@
 
 use std::{
     fmt::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rdkafka::producer::Producer as _;
 
 #[path = "rig/rig.rs"]
+#[allow(dead_code)] // What one bench has no use for another has.
 mod rig;
 
 use rig::{
@@ -49,10 +51,19 @@ fn main() {
 // ---- healthy ones beside sick ones ----
 
 fn beside_sick_ones(broker: &Broker, runs: u64) {
-    let mut all: [Vec<[Stats; 2]>; 2] = Default::default();
+    let mut all: [Vec<[Stats; 3]>; 2] = Default::default();
+    let mut stops = 0;
     for _ in 0..runs {
-        for (sick, figures) in [false, true].into_iter().zip(&mut all) {
-            figures.push([steady(broker, sick), drained(broker, sick)]);
+        for (beside, figures) in
+            [[Sick::None; 3], [Sick::Five, Sick::Fifty, Sick::Five]].into_iter().zip(&mut all)
+        {
+            let (rate, mut stopped) = (number("ARAUTO_BENCH_RATE", 500), [0; 3]);
+            figures.push([
+                steady(broker, beside[0], rate, &mut stopped[0]),
+                steady(broker, beside[1], rate / 5, &mut stopped[1]),
+                drained(broker, beside[2], &mut stopped[2]),
+            ]);
+            stops += stopped.iter().sum::<usize>();
         }
     }
     let of = |sick: usize, at: usize, figure: fn(&Stats) -> f64| {
@@ -71,14 +82,33 @@ fn beside_sick_ones(broker: &Broker, runs: u64) {
             ratio(at, figure)
         );
     };
-    row("steady: deliveries/s", 0, Stats::rate);
-    row("steady: p50", 0, p50);
-    row("steady: p99", 0, p99);
-    row("backlog: deliveries/s (both cores busy)", 1, Stats::rate);
+    row("five sick, steady: deliveries/s", 0, Stats::rate);
+    row("five sick, steady: p50", 0, p50);
+    row("five sick, steady: p99", 0, p99);
+    row("fifty that hang, steady: deliveries/s", 1, Stats::rate);
+    row("fifty that hang, steady: p50", 1, p50);
+    row("fifty that hang, steady: p99", 1, p99);
+    row("five sick, backlog: deliveries/s (all cores busy)", 2, Stats::rate);
+    println!("intake stopped because of crowded metadata {stops} times in all runs");
 }
 
-/// A receiver, an Arauto with the five, and with the sick ones if asked for.
-fn five(broker: &Broker, topic: &str, sick: bool) -> (process::Killed, String, process::Killed) {
+/// Who is beside the healthy ones.
+#[derive(Clone, Copy, PartialEq)]
+enum Sick {
+    None,
+    Five,
+    Fifty,
+}
+
+/// A receiver, and an Arauto with the five and those beside them.
+struct Five {
+    _receiver: process::Killed,
+    address: String,
+    arauto: process::Killed,
+    dir: PathBuf,
+}
+
+fn five(broker: &Broker, topic: &str, sick: Sick) -> Five {
     let (receiver, address) = process::receiver("http", Path::new(""));
     let prefix = format!("{topic}-own");
     broker.create_own(&prefix);
@@ -86,15 +116,31 @@ fn five(broker: &Broker, topic: &str, sick: bool) -> (process::Killed, String, p
     for n in 0..HEALTHY {
         config += &endpoint(&format!("healthy-{n}"), &format!("{address}/ok/{n}"), "");
     }
-    if sick {
+    let silent = format!("{address}/silent");
+    if sick == Sick::Fifty {
+        for n in 0..50 {
+            config += &endpoint(&format!("hangs-{n}"), &silent, "timeout = \"30s\"");
+        }
+    }
+    if sick == Sick::Five {
         config += &endpoint("refuses", "http://127.0.0.1:9/", "timeout = \"30s\"");
-        config += &endpoint("hangs", &format!("{address}/silent"), "timeout = \"30s\"");
+        config += &endpoint("hangs", &silent, "timeout = \"30s\"");
         config += &endpoint("fails", &format!("{address}/503"), "");
         config += &endpoint("slow", &format!("{address}/slow"), "");
         config += &endpoint("throttled", &format!("{address}/ok/throttled"), "rate = \"5/s\"");
     }
+    // A partition that is not read because of its metadata says so.
+    let config = config.replace("arauto=info", "arauto=info,arauto::pipeline::source=debug");
     let dir = std::env::temp_dir().join(&prefix);
-    (receiver, address, process::arauto(&dir, &config))
+    let arauto = process::arauto(&dir, &config);
+    Five { _receiver: receiver, address, arauto, dir }
+}
+
+impl Five {
+    fn stops(&self) -> usize {
+        let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("intake stops until less is owed")).count()
+    }
 }
 
 /// The stats of the healthy ones together, once each has all events.
@@ -122,18 +168,18 @@ fn healthy(address: &str, events: u64, arauto: &mut process::Killed) -> Stats {
 }
 
 /// Events at a steady rate for a while.
-fn steady(broker: &Broker, sick: bool) -> Stats {
-    let (topic, rate) = (unique("steady"), number("ARAUTO_BENCH_RATE", 500));
+fn steady(broker: &Broker, sick: Sick, rate: u64, stops: &mut usize) -> Stats {
+    let topic = unique("steady");
     let partitions = broker.partitions(rate * SECONDS);
     broker.create(&topic, partitions);
-    let (_receiver, address, mut arauto) = five(broker, &topic, sick);
+    let mut five = five(broker, &topic, sick);
     let producer = broker.producer(0);
     // The group is joined, and it is known who is sick, before it counts.
     let warm = rate * 5;
     broker::send(&producer, &topic, 0, &Event::new(rig::WARM));
     wait_for("the group to be joined", || {
         producer.poll(Duration::ZERO);
-        receiver::report(&address).paths.contains_key("/ok/0")
+        receiver::report(&five.address).paths.contains_key("/ok/0")
     });
     let begun = Instant::now();
     for n in 1..=warm + rate * SECONDS {
@@ -144,17 +190,21 @@ fn steady(broker: &Broker, sick: bool) -> Stats {
         broker::send(&producer, &topic, (n % partitions as u64) as i32, &Event::new(number));
     }
     producer.flush(Duration::from_secs(60)).unwrap();
-    healthy(&address, warm + rate * SECONDS + 1, &mut arauto)
+    let stats = healthy(&five.address, warm + rate * SECONDS + 1, &mut five.arauto);
+    *stops += five.stops();
+    stats
 }
 
 /// A backlog, as fast as it goes.
-fn drained(broker: &Broker, sick: bool) -> Stats {
+fn drained(broker: &Broker, sick: Sick, stops: &mut usize) -> Stats {
     let (topic, events) = (unique("drained"), number("ARAUTO_BENCH_EVENTS", 20_000));
     let partitions = broker.partitions(events);
     broker.create(&topic, partitions);
     broker.fill(&topic, partitions, events, Event::new);
-    let (_receiver, address, mut arauto) = five(broker, &topic, sick);
-    healthy(&address, events, &mut arauto)
+    let mut five = five(broker, &topic, sick);
+    let stats = healthy(&five.address, events, &mut five.arauto);
+    *stops += five.stops();
+    stats
 }
 
 // ---- many endpoints ----

@@ -60,9 +60,14 @@ impl Broker {
         self.mock.is_some()
     }
 
-    /// The partitions for a topic of so many events of 1 KiB: the embedded broker keeps 5 MiB of each.
+    /// The partitions for a topic of so many events of 1 KiB: the embedded broker keeps 5 MiB of each, on a real one they
+    /// are 8, or as many as `ARAUTO_BENCH_PARTITIONS` says.
     pub(crate) fn partitions(&self, events: u64) -> i32 {
-        if self.is_embedded() { (events / 3_000 + 8).min(1_000) as i32 } else { 8 }
+        if self.is_embedded() {
+            (events / 3_000 + 8).min(1_000) as i32
+        } else {
+            super::number("ARAUTO_BENCH_PARTITIONS", 8) as i32
+        }
     }
 
     /// Makes a topic.

@@ -27,6 +27,18 @@ impl Killed {
         usage(self.0.id())
     }
 
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("it lives").count()
+    }
+
+    /// How many sockets it has open.
+    pub(crate) fn sockets(&self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("it lives");
+        let links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
+
     /// Has it ended?
     pub(crate) fn has_ended(&mut self) -> bool {
         self.0.try_wait().expect("a child can be asked").is_some()

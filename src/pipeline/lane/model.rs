@@ -17,7 +17,7 @@ mod world;
 use world::World;
 
 /// Schedules of each test: enough to meet every pair of disturbances often.
-const SCHEDULES: u64 = 300;
+const SCHEDULES: u64 = 1_000;
 
 /// Runs one schedule; tells what was broken, with all that happened until then.
 fn check(seed: u64, calm: bool) {
