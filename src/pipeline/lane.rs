@@ -1,4 +1,4 @@
-//! One endpoint's lane: it does what its core decides, and holds the life of each of its deliveries.
+//! One endpoint's lane: it does what its core decides. The life of each of its deliveries is in `life.rs`.
 //!
 //! There is no standing task. Workers are started while there is something to send, never more than may be in flight,
 //! and end when there is not; at most one of them sleeps until the next delivery may go.
@@ -18,14 +18,10 @@ use tracing::info;
 pub use self::{core::Standing, order::Line};
 use self::{
     core::{Begun, Core, Next},
-    report::Report,
     runtime::Runtime,
 };
 use super::{
     delivery::{Delivery, millis, now},
-    outcome::{self, Attempt, AttemptResult, Outcome, Reason},
-    route::may_have,
-    switch::{Why, url_hash},
     ticket::Partition,
     window::Share,
 };
@@ -39,11 +35,13 @@ mod core;
 mod flow;
 pub mod lanes;
 mod lateness;
+mod life;
 mod limit;
 #[cfg(test)]
 mod model;
 mod order;
 mod pace;
+mod parking;
 mod queue;
 pub mod report;
 mod runtime;
@@ -52,9 +50,6 @@ mod runtime;
 const IDLE: Duration = Duration::from_secs(60);
 /// … and after this long in any case: longer than any breaker stays open by default.
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
-/// Failing for this long is noted down, so that a restart does not forget since when.
-const NOTED_AFTER: Duration = Duration::from_secs(60);
-
 /// One endpoint's lane.
 pub struct Lane {
     /// The endpoint's id.
@@ -146,50 +141,6 @@ impl Lane {
         self.lock().core.is_shut(self.shared.hold, now())
     }
 
-    /// Parks the oldest it holds until it is below half of its share, or all but one to probe with when it cannot
-    /// send for long; what is under way stays. Is there room now?
-    pub fn park_oldest(&self) -> bool {
-        let bounds = self.bounds();
-        let state = self.lock();
-        let held = state.core.held();
-        let half = bounds.share.div_ceil(2);
-        let kept = if state.core.is_blocked(bounds.hold, now()) { 1 } else { half.saturating_sub(1) };
-        let parked = self.park_some(state, held.saturating_sub(kept));
-        held - parked < bounds.share
-    }
-
-    /// Makes way for one that came back: fresh ones are parked before it, and those that are due later. Is there room?
-    pub fn make_way(&self) -> bool {
-        let bounds = self.bounds();
-        let state = self.lock();
-        !state.core.is_blocked(bounds.hold, now()) && self.park_some(state, 1) > 0
-    }
-
-    /// Parks so many, if so many are not under way; how many?
-    fn park_some(&self, mut state: MutexGuard<'_, State>, count: usize) -> usize {
-        let endpoint = self.endpoint();
-        let shed = state.core.queue.shed(count);
-        let parked: Vec<_> = shed
-            .into_iter()
-            .map(|mut delivery| {
-                let why = state.core.park(&mut delivery, &endpoint, self.shared.jitter(), now());
-                (delivery, why)
-            })
-            .collect();
-        self.show(&state);
-        drop(state);
-        let count = parked.len();
-        parked.into_iter().for_each(|(delivery, why)| self.shared.settler.park(delivery, why));
-        count
-    }
-
-    /// Parks what has not been taken in.
-    pub fn pass_by(&self, mut delivery: Delivery) {
-        let endpoint = self.endpoint();
-        let why = self.lock().core.park(&mut delivery, &endpoint, self.shared.jitter(), now());
-        self.shared.settler.park(delivery, why);
-    }
-
     /// Takes out what came from one life of a partition and is not under way.
     pub fn take_back(&self, partition: Share) -> Vec<Delivery> {
         let mut state = self.lock();
@@ -257,159 +208,6 @@ impl Lane {
         let done = state.core.held() == 0 && state.workers == 0 && idle > IDLE;
         state.retired |= done && (state.core.is_quiet(now()) || idle > FORGOTTEN);
         state.retired
-    }
-
-    /// How it stands; `None` when it does nothing and nothing is the matter with it.
-    fn report(&self) -> Option<Report> {
-        let runtime = self.runtime.load();
-        let mut state = self.lock();
-        let now = now();
-        let url = url_hash(&runtime.endpoint.url);
-        let switch = self.shared.switches.get(&self.id);
-        let report = Report {
-            endpoint: self.id.to_string(),
-            queued: state.core.queue.ready() + state.core.order.behind(),
-            waiting: state.core.queue.waiting(),
-            in_flight: state.core.in_flight,
-            limit: state.core.limit.current(),
-            concurrency: runtime.endpoint.concurrency,
-            rate: state.core.pace.rate(now),
-            rate_limit: runtime.endpoint.rate.map(|rate| 1.0 / rate.interval().as_secs_f64()),
-            breaker: match state.core.breaker.level() {
-                0 => report::Breaker::Closed,
-                1 => report::Breaker::Probing,
-                _ => report::Breaker::Open,
-            },
-            next_probe: state.core.breaker.next_probe(now),
-            paused: state.core.paused,
-            paused_until: Some(state.core.paused_until).filter(|until| *until > now),
-            disabled: switch.disabled_for(&url).map(|disabled| disabled.why.as_str().to_owned()),
-            cursor: state.core.pace.cursor(now),
-            failing_since: state.core.failing_since,
-            last_error: state.core.last_error.clone(),
-            own_queue_lag: None,
-        };
-        (state.core.held() > 0 || state.core.disabled || !state.core.is_quiet(now)).then_some(report)
-    }
-
-    /// The life of one delivery, from its turn to its outcome.
-    async fn deliver_one(self: &Arc<Self>, mut delivery: Box<Delivery>, flight: &mut InFlight<'_>) {
-        let runtime = self.runtime.load_full();
-        let (endpoint, settler) = (&runtime.endpoint, &self.shared.settler);
-        // The endpoint may have changed while the delivery was queued.
-        if is_moved(endpoint, &delivery) {
-            return settler.moved(*delivery);
-        }
-        if !may_have(endpoint, delivery.event()) {
-            return settler.unknown(*delivery);
-        }
-        if !endpoint.enabled {
-            return settler.removed(*delivery, Reason::Disabled);
-        }
-        let Some(begun) = flight.begun else { return settler.dead(*delivery, Reason::Disabled) };
-        let at = now();
-        if delivery.age(at) >= endpoint.retry.max_age {
-            return settler.dead(*delivery, Reason::Expired);
-        }
-        delivery.first_attempt.get_or_insert(at);
-        let attempt = runtime.attempt(&self.shared.client, &delivery, at).await;
-        let mut so_far = delivery.count(&attempt, now());
-        if attempt.result == AttemptResult::Status(410) {
-            // What is gone must be what is configured now.
-            let enabled_at = self.shared.switches.get(&self.id).enabled_at();
-            so_far.gone_counts = at > enabled_at && self.endpoint().url == endpoint.url;
-        }
-        let outcome = outcome::judge(&attempt, &endpoint.retry, &so_far, self.shared.jitter());
-        self.metrics.endpoint.attempt(attempt.result, attempt.duration);
-        flight.begun = None;
-        let failed_for_good = self.learn(begun, &attempt, &outcome, endpoint);
-        match outcome {
-            // The endpoint got a queue of its own meanwhile.
-            Outcome::Retry { .. } | Outcome::Dead { .. } if self.is_moved(&delivery) => {
-                settler.moved(*delivery);
-            }
-            Outcome::Delivered => {
-                self.metrics.endpoint.delivered(delivery.latency());
-                settler.delivered(*delivery);
-            }
-            Outcome::Retry { after, reason, charged } => {
-                self.metrics.endpoint.retried(reason);
-                delivery.due = now().saturating_add(millis(after));
-                delivery.uncharged += u32::from(!charged);
-                self.try_later(*delivery, after, reason);
-            }
-            Outcome::Dead { reason: Reason::Gone } => {
-                let known = self.disable(Why::Gone, at, endpoint).await;
-                if !known || delivery.ticket.partition().is_fenced() {
-                    return delivery.ticket.hand_back();
-                }
-                settler.dead(*delivery, Reason::Gone);
-            }
-            Outcome::Dead { reason } => settler.dead(*delivery, reason),
-        }
-        if failed_for_good {
-            self.disable(Why::Failing, at, endpoint).await;
-        }
-    }
-
-    /// Takes in what an attempt says about the receiver. Has it failed for so long that it is to be disabled?
-    fn learn(&self, begun: Begun, attempt: &Attempt, outcome: &Outcome, endpoint: &Endpoint) -> bool {
-        let now = now();
-        let (ended, disabled) = {
-            let mut state = self.lock();
-            if self.runtime.load().endpoint.url != endpoint.url {
-                // It says something about a receiver that is not ours any more.
-                state.core.abandoned(begun);
-                return false;
-            }
-            state.core.late = self.shared.lateness.of_round_trip();
-            let ended = state.core.ended(begun, (attempt, outcome), endpoint, now);
-            self.show(&state);
-            (ended, state.core.disabled)
-        };
-        if ended.recovered {
-            self.shared.switches.note_success(&self.id);
-        }
-        let Some(since) = ended.failing_since else { return false };
-        let failing = now.saturating_sub(since);
-        // Of a short patience a restart must not forget most.
-        let noted_after = endpoint.disable_after.map_or(NOTED_AFTER, |longest| NOTED_AFTER.min(longest / 4));
-        if failing >= millis(noted_after) {
-            self.shared.switches.note_failing(&self.id, since, &endpoint.url);
-        }
-        !disabled && endpoint.disable_after.is_some_and(|longest| failing >= millis(longest))
-    }
-
-    /// Nothing is sent any more from now on; returns when every instance can know it, or false when that will not be.
-    async fn disable(self: &Arc<Self>, why: Why, begun: i64, endpoint: &Endpoint) -> bool {
-        let written = self.shared.switches.disable(&self.id, why, begun, &endpoint.url);
-        self.switched();
-        written.await
-    }
-
-    /// A short wait stays in memory where there is room, a longer one goes to a retry topic; who keeps an order waits
-    /// where it is.
-    fn try_later(self: &Arc<Self>, delivery: Delivery, after: Duration, reason: Reason) {
-        let ordered = delivery.line.is_some();
-        let may_hold = after <= self.shared.hold;
-        let share = self.bounds().share;
-        let mut state = self.lock();
-        // Asked under the lock: whoever gives the partition up takes back what waits after it said so.
-        let stays = !delivery.must_leave();
-        if stays && state.retired {
-            // Nobody looks into a lane that was closed.
-            drop(state);
-            return self.shared.settler.unknown(delivery);
-        }
-        if stays && (ordered || (may_hold && state.core.held() <= share)) {
-            return self.enqueue(&mut state, delivery);
-        }
-        drop(state);
-        if ordered {
-            // Behind others on a retry topic it would lose its place; whoever reads the partition next owes it.
-            return delivery.ticket.hand_back();
-        }
-        self.shared.settler.later(delivery, reason);
     }
 
     fn enqueue(self: &Arc<Self>, state: &mut State, delivery: Delivery) {

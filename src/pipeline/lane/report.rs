@@ -6,6 +6,9 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
+use super::Lane;
+use crate::pipeline::{delivery::now, switch::url_hash};
+
 /// All active lanes, those in trouble first: the body of `/lanes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reports {
@@ -83,6 +86,41 @@ pub enum Trouble {
     Failing,
     /// Nothing.
     None,
+}
+
+impl Lane {
+    /// How it stands; `None` when it does nothing and nothing is the matter with it.
+    pub(super) fn report(&self) -> Option<Report> {
+        let runtime = self.runtime.load();
+        let mut state = self.lock();
+        let now = now();
+        let url = url_hash(&runtime.endpoint.url);
+        let switch = self.shared.switches.get(&self.id);
+        let report = Report {
+            endpoint: self.id.to_string(),
+            queued: state.core.queue.ready() + state.core.order.behind(),
+            waiting: state.core.queue.waiting(),
+            in_flight: state.core.in_flight,
+            limit: state.core.limit.current(),
+            concurrency: runtime.endpoint.concurrency,
+            rate: state.core.pace.rate(now),
+            rate_limit: runtime.endpoint.rate.map(|rate| 1.0 / rate.interval().as_secs_f64()),
+            breaker: match state.core.breaker.level() {
+                0 => Breaker::Closed,
+                1 => Breaker::Probing,
+                _ => Breaker::Open,
+            },
+            next_probe: state.core.breaker.next_probe(now),
+            paused: state.core.paused,
+            paused_until: Some(state.core.paused_until).filter(|until| *until > now),
+            disabled: switch.disabled_for(&url).map(|disabled| disabled.why.as_str().to_owned()),
+            cursor: state.core.pace.cursor(now),
+            failing_since: state.core.failing_since,
+            last_error: state.core.last_error.clone(),
+            own_queue_lag: None,
+        };
+        (state.core.held() > 0 || state.core.disabled || !state.core.is_quiet(now)).then_some(report)
+    }
 }
 
 impl Report {
