@@ -25,7 +25,6 @@ use std::{
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, StreamConsumer},
-    producer::Producer as _,
 };
 use tokio::sync::Semaphore;
 
@@ -393,15 +392,10 @@ impl Bench {
             producer.poll(Duration::ZERO);
             receiver::report(&case.address).all.unique == partitions
         });
-        let begun = Instant::now();
-        for n in 0..warm + events {
-            let number = if n < warm { rig::WARM + partitions + n } else { n - warm };
-            while begun.elapsed() < Duration::from_micros(n * 1_000_000 / LATENCY_RATE) {
-                producer.poll(Duration::from_micros(200));
-            }
-            broker::send(&producer, &topic, (n % partitions) as i32, &Event::new(number));
-        }
-        producer.flush(Duration::from_secs(60)).unwrap();
+        let number = |n: u64| if n < warm { rig::WARM + partitions + n } else { n - warm };
+        broker::feed(&producer, (&topic, partitions as i32), (warm + events, LATENCY_RATE), |n| {
+            Event::new(number(n))
+        });
         finished(&case.address, partitions + warm + events, vec![sender], "")
     }
 

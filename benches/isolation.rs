@@ -9,7 +9,8 @@
 //! Then: 10, 1,000 and 100,000 endpoints, each of a tenant of its own, the events spread over all of them.
 //!
 //! `cargo bench --bench isolation`; `ARAUTO_BENCH_RUNS` (3), `ARAUTO_BENCH_RATE` (500 events/s for 20 s),
-//! `ARAUTO_BENCH_EVENTS` (20000) and `ARAUTO_BENCH_ENDPOINTS` (100000) change the size, `KAFKA_BROKERS` the broker.
+//! `ARAUTO_BENCH_EVENTS` (20000) and `ARAUTO_BENCH_ENDPOINTS` (100000) change the size,
+//! `KAFKA_BROKERS` the broker; `-- sick` or `-- many` runs one part.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::{
@@ -17,8 +18,6 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-
-use rdkafka::producer::Producer as _;
 
 #[path = "rig/rig.rs"]
 #[allow(dead_code)] // What one bench has no use for another has.
@@ -35,6 +34,9 @@ use rig::{
 
 const HEALTHY: u64 = 5;
 const SECONDS: u64 = 20;
+/// Events per second when there are many endpoints: below what saturates the machine, so that no crowd of connections
+/// is measured.
+const MANY_RATE: u64 = 2_000;
 
 fn main() {
     rustls::crypto::ring::default_provider().install_default().expect("it is the first");
@@ -44,8 +46,14 @@ fn main() {
     let broker = Broker::start(std::env::args().any(|argument| argument == "--embedded"));
     let (runs, cores) = (number("ARAUTO_BENCH_RUNS", 3), std::thread::available_parallelism().unwrap());
     println!("{}, {cores} cores, events of {} B, median of {runs} runs", broker.kind(), rig::SIZE);
-    beside_sick_ones(&broker, runs);
-    many_endpoints(&broker);
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| part.contains(only));
+    if wanted("sick") {
+        beside_sick_ones(&broker, runs);
+    }
+    if wanted("many") {
+        many_endpoints(&broker);
+    }
 }
 
 // ---- healthy ones beside sick ones ----
@@ -181,15 +189,8 @@ fn steady(broker: &Broker, sick: Sick, rate: u64, stops: &mut usize) -> Stats {
         producer.poll(Duration::ZERO);
         receiver::report(&five.address).paths.contains_key("/ok/0")
     });
-    let begun = Instant::now();
-    for n in 1..=warm + rate * SECONDS {
-        while begun.elapsed() < Duration::from_micros(n * 1_000_000 / rate) {
-            producer.poll(Duration::from_micros(200));
-        }
-        let number = if n <= warm { rig::WARM + n } else { n };
-        broker::send(&producer, &topic, (n % partitions as u64) as i32, &Event::new(number));
-    }
-    producer.flush(Duration::from_secs(60)).unwrap();
+    let number = |n: u64| if n < warm { rig::WARM + 1 + n } else { n - warm };
+    broker::feed(&producer, (&topic, partitions), (warm + rate * SECONDS, rate), |n| Event::new(number(n)));
     let stats = healthy(&five.address, warm + rate * SECONDS + 1, &mut five.arauto);
     *stops += five.stops();
     stats
@@ -214,7 +215,8 @@ struct Many {
     cpu_micros: f64,
     idle_mib: f64,
     active_mib: f64,
-    start: Duration,
+    loaded: Duration,
+    joined: Duration,
 }
 
 fn many_endpoints(broker: &Broker) {
@@ -222,22 +224,23 @@ fn many_endpoints(broker: &Broker) {
     let figures: Vec<Many> = [10, 1_000, most].into_iter().map(|endpoints| many(broker, endpoints)).collect();
     let cpu = |many: &Many| many.cpu_micros / figures[0].cpu_micros;
     println!(
-        "\nendpoints   CPU/delivery   ÷ 10 endpoints   start    resident idle   per idle endpoint   all active"
+        "\nendpoints   CPU/delivery   ÷ 10 endpoints   loaded   joined   resident idle   per idle endpoint   active, peak"
     );
     for many in &figures {
-        let Many { endpoints, cpu_micros, idle_mib, active_mib, start } = many;
+        let Many { endpoints, cpu_micros, idle_mib, active_mib, loaded, joined } = many;
         let each = (idle_mib - figures[0].idle_mib) * 1024.0 / *endpoints as f64;
         println!(
-            "{endpoints:>9} {cpu_micros:>11.1} µs {:>16.2} {:>6.2} s {idle_mib:>11.1} MiB {each:>15.2} KiB {active_mib:>8.1} MiB",
+            "{endpoints:>9} {cpu_micros:>11.1} µs {:>16.2} {:>6.2} s {:>6.2} s {idle_mib:>11.1} MiB {each:>15.2} KiB {active_mib:>8.1} MiB",
             cpu(many),
-            start.as_secs_f64(),
+            loaded.as_secs_f64(),
+            joined.as_secs_f64(),
         );
     }
 }
 
 /// The cost of so many endpoints: idle, then with events spread over all of them.
 fn many(broker: &Broker, endpoints: u64) -> Many {
-    let (topic, events) = (unique("many"), number("ARAUTO_BENCH_EVENTS", 20_000) * 5);
+    let (topic, events) = (unique("many"), MANY_RATE * SECONDS);
     let partitions = broker.partitions(events);
     broker.create(&topic, partitions);
     let (_receiver, address) = process::receiver("http", Path::new(""));
@@ -256,13 +259,17 @@ fn many(broker: &Broker, endpoints: u64) -> Many {
     let begun = Instant::now();
     let mut arauto = process::arauto(&dir, &config);
     let log = dir.join("log");
-    wait_for("arauto to be running", || {
-        assert!(!arauto.has_ended(), "arauto ended");
-        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("partitions assigned"))
-    });
-    let start = begun.elapsed();
+    let mut wait_for_line = |line: &str| {
+        wait_for(line, || {
+            assert!(!arauto.has_ended(), "arauto ended");
+            std::fs::read_to_string(&log).is_ok_and(|log| log.contains(line))
+        });
+        begun.elapsed()
+    };
+    // Before it asks Kafka anything, and when it has joined its group.
+    let [loaded, joined] = ["admin listening", "partitions assigned"].map(&mut wait_for_line);
     let idle = arauto.usage();
-    broker.fill(&topic, partitions, events, |n| Event {
+    broker::feed(&broker.producer(0), (&topic, partitions), (events, MANY_RATE), |n| Event {
         // In no order, as tenants come.
         tenant: Some(format!("t{}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % endpoints)),
         ..Event::new(n)
@@ -280,6 +287,7 @@ fn many(broker: &Broker, endpoints: u64) -> Many {
         cpu_micros: (active.cpu - idle.cpu) * 1e6 / events as f64,
         idle_mib: idle.resident,
         active_mib: active.peak,
-        start,
+        loaded,
+        joined,
     }
 }

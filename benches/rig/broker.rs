@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -114,6 +114,23 @@ impl Broker {
         }
         producer.flush(Duration::from_secs(120)).expect("the broker takes everything");
     }
+}
+
+/// Hands over so many events at a steady rate, round robin over the partitions, and waits until the broker has them.
+pub(crate) fn feed(
+    producer: &BaseProducer,
+    (topic, partitions): (&str, i32),
+    (events, rate): (u64, u64),
+    make: impl Fn(u64) -> super::Event,
+) {
+    let begun = Instant::now();
+    for n in 0..events {
+        while begun.elapsed() < Duration::from_micros(n * 1_000_000 / rate) {
+            producer.poll(Duration::from_micros(200));
+        }
+        send(producer, topic, (n % partitions as u64) as i32, &make(n));
+    }
+    producer.flush(Duration::from_secs(60)).expect("the broker takes everything");
 }
 
 /// Hands one event to the producer, waiting while its queue is full.
