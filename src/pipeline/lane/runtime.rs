@@ -1,6 +1,9 @@
 //! What a lane has made of its endpoint's settings: target, signer, limiter. Replaced as a whole by a reload.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use governor::{
     Quota, RateLimiter,
@@ -28,8 +31,10 @@ pub(super) struct Runtime {
     template: Result<Template, Illegal>,
     signer: Signer,
     pub(super) limiter: Option<Arc<Limiter>>,
-    clock: DefaultClock,
 }
+
+/// Making one asks the processor about itself, which takes microseconds in a virtual machine.
+static CLOCK: LazyLock<DefaultClock> = LazyLock::new(DefaultClock::default);
 
 impl Runtime {
     /// Keeps the limiter's memory when the rate stayed the same.
@@ -43,7 +48,6 @@ impl Runtime {
             signer: Signer::new(&endpoint),
             limiter: kept
                 .unwrap_or_else(|| endpoint.rate.map(|rate| Arc::new(limiter(rate, endpoint.burst)))),
-            clock: DefaultClock::default(),
             endpoint,
         }
     }
@@ -52,7 +56,7 @@ impl Runtime {
     pub(super) fn admit(&self) -> Result<(), Duration> {
         match &self.limiter {
             None => Ok(()),
-            Some(limiter) => limiter.check().map_err(|not_until| not_until.wait_time_from(self.clock.now())),
+            Some(limiter) => limiter.check().map_err(|not_until| not_until.wait_time_from(CLOCK.now())),
         }
     }
 
@@ -87,5 +91,5 @@ fn limiter(rate: Rate, burst: u32) -> Limiter {
     // A period of zero cannot be: a rate has at least one delivery per hour and at most u32::MAX per second.
     let period = rate.interval().max(Duration::from_nanos(1));
     let quota = Quota::with_period(period).expect("the period is above zero").allow_burst(burst);
-    RateLimiter::direct(quota)
+    RateLimiter::direct_with_clock(quota, CLOCK.clone())
 }
