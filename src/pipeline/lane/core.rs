@@ -31,6 +31,9 @@ const LONGEST_WAIT: i64 = 15 * 60 * 1000;
 /// So many milliseconds after it had to wait for its rate limiter a lane still counts as throttled.
 const THROTTLED: i64 = 1_000;
 
+/// Round trips from one attempt at a time to the default `concurrency`, doubling with each.
+const RAMP: f64 = 6.0;
+
 /// What a lane knows and decides. Times are unix milliseconds.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -389,12 +392,19 @@ impl Core {
         self.first_wait.saturating_mul(1 << parks.min(20)).min(LONGEST_WAIT)
     }
 
-    /// Is half of its share gone in a moment, as fast as it has drained lately? While it speeds up that says nothing:
-    /// then it is enough that it goes on. What a limit holds back is slow on purpose.
+    /// Is half of its share gone in a moment, as fast as it has drained lately? While it speeds up that says little: then
+    /// it has to be at full speed within that moment. What a limit holds back is slow on purpose.
     pub(super) fn is_brisk(&self, bounds: Bounds, now: i64) -> bool {
-        let count = if self.limit.is_ramping() { 0 } else { bounds.share.div_ceil(2) };
         let throttled = self.slot.saturating_add(THROTTLED) > now;
-        !throttled && !self.is_blocked(bounds.hold, now) && self.flow.is_brisk(count, bounds.moment, now)
+        if throttled || self.is_blocked(bounds.hold, now) {
+            return false;
+        }
+        if self.limit.is_ramping() {
+            let round_trip = bounds.moment / RAMP;
+            let soon = self.pace.mean().is_none_or(|mean| mean <= round_trip);
+            return soon && self.flow.is_brisk(0, round_trip, now);
+        }
+        self.flow.is_brisk(bounds.share.div_ceil(2), bounds.moment, now)
     }
 
     /// Can nothing be sent within that time?
@@ -545,7 +555,11 @@ mod tests {
     fn one_that_cannot_send_is_not_waited_for() {
         let mut core = holding(1, 1);
         core.flow.begins(5_000);
-        assert!(core.is_brisk(BOUNDS, 5_000));
+        assert!(core.is_brisk(BOUNDS, 5_025));
+        assert!(!core.is_brisk(BOUNDS, 5_026), "it has not been answered for longer than it may take");
+        core.pace.arrived(Duration::from_millis(26), 5_000);
+        assert!(!core.is_brisk(BOUNDS, 5_000), "at full speed only after six times as long");
+        core.pace.start_over();
         core.slot = 4_001;
         assert!(!core.is_brisk(BOUNDS, 5_000));
         (core.slot, core.paused) = (0, true);

@@ -41,6 +41,11 @@ impl Pace {
         }
     }
 
+    /// Mean milliseconds of an attempt; `None` before the first success.
+    pub(super) fn mean(&self) -> Option<f64> {
+        self.mean
+    }
+
     /// Deliveries per second that arrived lately.
     pub(super) fn rate(&mut self, now: i64) -> f64 {
         self.measure(now);
