@@ -46,6 +46,18 @@ async fn produce(cluster: &Cluster) {
     cluster.produce(&records).await;
 }
 
+/// Produces the events for a receiver that answers none, and waits until all of them are read.
+async fn produce_unanswered(cluster: &Cluster, hook: &Hook, arauto: &Arauto) {
+    produce(cluster).await;
+    // One goes at a time until something is known of the endpoint; the others follow when this one is answered.
+    hook.wait_for_requests(1, PATIENCE).await;
+    arauto
+        .wait_for_metrics("all of them to be read", |metrics| {
+            metrics.value("arauto_in_flight", &[]) == Some(EVENTS as f64)
+        })
+        .await;
+}
+
 async fn committed(cluster: &Cluster) -> Option<i64> {
     cluster.committed(GROUP, TOPIC).await[0].offset
 }
@@ -66,14 +78,7 @@ async fn a_refused_retry_record_holds_the_offset_until_it_is_taken() {
         .endpoint(endpoint);
     let file = config.write();
     let mut arauto = Arauto::run(&file.path()).await;
-    produce(&cluster).await;
-    // One goes at a time until something is known of the endpoint; the others follow when this one is answered.
-    hook.wait_for_requests(1, PATIENCE).await;
-    arauto
-        .wait_for_metrics("all of them to be read", |metrics| {
-            metrics.value("arauto_in_flight", &[]) == Some(EVENTS as f64)
-        })
-        .await;
+    produce_unanswered(&cluster, &hook, &arauto).await;
 
     hook.script(|_| Reply::status(500));
     let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 10_000];
@@ -126,13 +131,7 @@ async fn retry_records_wait_for_a_broker_that_is_away() {
     let config = Config::new(cluster.brokers(), GROUP, "arauto", &[TOPIC]).endpoint(endpoint);
     let file = config.write();
     let mut arauto = Arauto::run(&file.path()).await;
-    produce(&cluster).await;
-    hook.wait_for_requests(1, PATIENCE).await;
-    arauto
-        .wait_for_metrics("all of them to be read", |metrics| {
-            metrics.value("arauto_in_flight", &[]) == Some(EVENTS as f64)
-        })
-        .await;
+    produce_unanswered(&cluster, &hook, &arauto).await;
 
     hook.script(|_| Reply::status(500));
     broker.stop().await;

@@ -152,31 +152,9 @@ fn counted(count: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::lane::report::Breaker;
+    use crate::pipeline::lane::report::{Breaker, tests::lane};
 
     const NOW: i64 = 1_700_000_000_000;
-
-    fn lane(endpoint: &str) -> Report {
-        Report {
-            endpoint: endpoint.to_owned(),
-            queued: 0,
-            waiting: 0,
-            in_flight: 0,
-            limit: 1,
-            concurrency: 64,
-            rate: 0.0,
-            rate_limit: None,
-            breaker: Breaker::Closed,
-            next_probe: None,
-            paused: false,
-            paused_until: None,
-            disabled: None,
-            cursor: None,
-            failing_since: None,
-            last_error: None,
-            own_queue_lag: None,
-        }
-    }
 
     fn print(lanes: Vec<Report>, top: usize) -> String {
         let reports = Reports { at: NOW, lanes };

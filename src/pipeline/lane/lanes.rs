@@ -218,14 +218,16 @@ impl Lanes {
                         break false;
                     }
                     Standing::Blocked => break true,
-                    Standing::Full if from_tier && !lane.is_brisk() => break lane.make_way(),
-                    Standing::Full if !lane.is_brisk() && self.another_has_room(fed, &lane) => {
-                        break lane.park_oldest();
-                    }
-                    // It looks again in any case.
                     Standing::Full => {
-                        let patience = if lane.is_brisk() { LONGEST_MOMENT } else { LOOK_AGAIN };
-                        drop(timeout(patience, room).await);
+                        let brisk = lane.is_brisk();
+                        if !brisk && from_tier {
+                            break lane.make_way();
+                        }
+                        if !brisk && self.another_has_room(fed, &lane) {
+                            break lane.park_oldest();
+                        }
+                        // It looks again in any case.
+                        drop(timeout(if brisk { LONGEST_MOMENT } else { LOOK_AGAIN }, room).await);
                     }
                 }
                 if lane.is_moved(delivery) {

@@ -158,10 +158,11 @@ pub fn sort(reports: &mut [Report]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn lane(endpoint: &str) -> Report {
+    /// A lane that does nothing and has no trouble.
+    pub(crate) fn lane(endpoint: &str) -> Report {
         Report {
             endpoint: endpoint.to_owned(),
             queued: 0,
