@@ -17,6 +17,7 @@ pub mod headers;
 pub mod observer;
 pub mod producer;
 pub mod topics;
+pub mod transaction;
 
 /// What every client begins with: the brokers, then the properties passed through. Whoever makes a client sets after
 /// them what its correctness relies on.

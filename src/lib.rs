@@ -10,3 +10,4 @@ pub mod kafka;
 pub mod metrics;
 pub mod pipeline;
 pub mod registry;
+pub mod replay;

@@ -35,6 +35,8 @@ impl Observer {
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")
+            // What a replay says stands in transactions; what was aborted was never said.
+            .set("isolation.level", "read_committed")
             // It reads one small topic.
             .set("queued.max.messages.kbytes", "1024");
         config.create_with_context(Context).map(|consumer| Self(Arc::new(consumer))).map_err(Error::Create)

@@ -189,7 +189,7 @@ impl Sent {
     }
 }
 
-fn native(record: &Outgoing) -> FutureRecord<'_, [u8], [u8]> {
+pub(super) fn native(record: &Outgoing) -> FutureRecord<'_, [u8], [u8]> {
     let mut headers = OwnedHeaders::new_with_capacity(record.headers.0.len());
     for (name, value) in &record.headers.0 {
         headers = headers.insert(Header { key: name, value: value.as_deref() });
