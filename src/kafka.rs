@@ -16,6 +16,7 @@ pub mod consumer;
 pub mod headers;
 pub mod observer;
 pub mod producer;
+pub mod scan;
 pub mod topics;
 pub mod transaction;
 

@@ -7,6 +7,7 @@ pub mod config;
 pub mod dev;
 pub mod http;
 pub mod kafka;
+pub mod letters;
 pub mod metrics;
 pub mod pipeline;
 pub mod registry;

@@ -1,4 +1,34 @@
-//! Dates as people write them (RFC 3339), and unix milliseconds.
+//! Times as people write them, and unix milliseconds.
+
+use crate::config::value::parse_duration;
+
+/// What a time may look like, for help texts and errors.
+pub(super) const FORMS: &str = "2h (ago), today, yesterday, 2026-01-31, 2026-01-31T08:00:00Z or unix seconds";
+
+const DAY: i64 = 86_400_000;
+
+/// Unix milliseconds of such a time. Days are those of UTC, as all times that are printed.
+pub(super) fn parse(text: &str, now: i64) -> Option<i64> {
+    match text {
+        "now" => return Some(now),
+        "today" => return Some(now - now.rem_euclid(DAY)),
+        "yesterday" => return Some(now - now.rem_euclid(DAY) - DAY),
+        _ => {}
+    }
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(i64::from(seconds) * 1000);
+    }
+    if let Ok(ago) = parse_duration(text) {
+        return Some(now - i64::try_from(ago.as_millis()).ok()?);
+    }
+    let date: toml::value::Datetime = text.parse().ok()?;
+    match date {
+        toml::value::Datetime { date: Some(day), time: None, offset: None } => {
+            Some(days_from_civil(i64::from(day.year), i64::from(day.month), i64::from(day.day)) * DAY)
+        }
+        date => unix_millis(&date),
+    }
+}
 
 /// Unix milliseconds of an RFC 3339 date with its offset; TOML's dates are the same.
 pub(super) fn unix_millis(date: &toml::value::Datetime) -> Option<i64> {
@@ -46,6 +76,31 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_as_people_write_them() {
+        let now = 1_700_000_000_123; // 2023-11-14T22:13:20.123Z
+        for (text, expected) in [
+            ("now", Some(now)),
+            ("today", Some(1_699_920_000_000)),
+            ("yesterday", Some(1_699_833_600_000)),
+            ("2h", Some(now - 7_200_000)),
+            ("3d", Some(now - 3 * DAY)),
+            ("1700000000", Some(1_700_000_000_000)),
+            ("2023-11-14T22:13:20Z", Some(1_700_000_000_000)),
+            ("2023-11-14T23:13:20.5+01:00", Some(1_700_000_000_500)),
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2024-02-29", Some(1_709_164_800_000)),
+            ("2023-02-29", None),
+            // Whose clock?
+            ("2023-11-14T22:13:20", None),
+            ("22:13:20", None),
+            ("tomorrow", None),
+            ("", None),
+        ] {
+            assert_eq!(parse(text, now), expected, "{text}");
+        }
+    }
 
     #[test]
     fn there_and_back() {

@@ -486,7 +486,7 @@ pub(crate) fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>, names: &mut 
 }
 
 /// Header names repeat from record to record, so the latest are kept.
-fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
+pub(crate) fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
     /// More names than most producers use; odd records push the oldest out.
     const KEPT: usize = 32;
     if let Some(known) = names.iter().find(|known| &***known == name) {

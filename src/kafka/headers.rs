@@ -170,6 +170,59 @@ impl Envelope {
     }
 }
 
+/// What a record on one of our topics says of itself, for a look at many: borrowed, and nothing is checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // The names are those of the headers.
+pub struct Glance<'a> {
+    pub id: Option<&'a [u8]>,
+    pub endpoint: Option<&'a [u8]>,
+    pub source_topic: Option<&'a [u8]>,
+    pub source_partition: Option<&'a [u8]>,
+    pub source_offset: Option<&'a [u8]>,
+    pub attempts: Option<&'a [u8]>,
+    pub reason: Option<&'a [u8]>,
+    pub status: Option<&'a [u8]>,
+    pub error: Option<&'a [u8]>,
+}
+
+impl<'a> Glance<'a> {
+    /// Looks at a record's headers; of several with one name the last is ours.
+    pub fn of(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Self {
+        let mut glance = Self::default();
+        for (name, value) in headers {
+            let Some(name) = name.strip_prefix("arauto-") else { continue };
+            match name {
+                "id" => glance.id = value,
+                "endpoint" => glance.endpoint = value,
+                "source-topic" => glance.source_topic = value,
+                "source-partition" => glance.source_partition = value,
+                "source-offset" => glance.source_offset = value,
+                "attempts" => glance.attempts = value,
+                "reason" => glance.reason = value,
+                "status" => glance.status = value,
+                "error" => glance.error = value,
+                _ => {}
+            }
+        }
+        glance
+    }
+
+    /// The same of a record that was copied.
+    pub fn of_record(record: &'a Record) -> Self {
+        Self::of(record.headers.0.iter().map(|(name, value)| (&**name, value.as_deref())))
+    }
+
+    /// One of them as text.
+    pub fn text(value: Option<&'a [u8]>) -> Option<&'a str> {
+        std::str::from_utf8(value?).ok()
+    }
+
+    /// One of them as a number.
+    pub fn number<N: std::str::FromStr>(value: Option<&'a [u8]>) -> Option<N> {
+        Self::text(value)?.parse().ok()
+    }
+}
+
 /// Our headers.
 #[derive(Debug, Clone, Copy)]
 enum Field {
