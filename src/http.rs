@@ -16,7 +16,7 @@ use http_types::{
     header::{ACCEPT, RETRY_AFTER},
 };
 use hyper::body::{Body as _, Incoming};
-use hyper_util::client::legacy;
+use hyper_util::client::legacy::{self, connect::Connect};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -24,8 +24,10 @@ use self::{connect::Sender, guard::Unresolved};
 use crate::pipeline::outcome::{Attempt, AttemptResult, RetryAfter};
 
 pub mod ask;
+pub mod certificate;
 mod connect;
 pub mod guard;
+pub mod probe;
 
 /// How much of an answer's body is read, so that its connection can be used again (design, section 5).
 const READ: usize = 64 * 1024;
@@ -65,6 +67,14 @@ impl Target {
     pub fn new(url: &Url, timeout: Duration) -> Result<Self, Error> {
         Ok(Self { uri: url.as_str().parse()?, url: url.clone(), timeout })
     }
+
+    fn is_https(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    fn too_late(&self) -> String {
+        format!("no answer within {:?}", self.timeout)
+    }
 }
 
 impl Client {
@@ -80,52 +90,57 @@ impl Client {
 
     /// Makes one attempt. The body is sent as it is.
     pub async fn attempt(&self, target: &Target, headers: HeaderMap, body: Bytes) -> Attempt {
-        let started = Instant::now();
-        let (result, retry_after, detail) = self.exchange(target, headers, body, started).await;
-        Attempt { result, retry_after, detail, duration: started.elapsed() }
+        exchange(&self.sender, &self.guard, target, (headers, body), Instant::now()).await.0
     }
+}
 
-    async fn exchange(
-        &self,
-        target: &Target,
-        mut headers: HeaderMap,
-        body: Bytes,
-        started: Instant,
-    ) -> (AttemptResult, Option<RetryAfter>, String) {
-        // A literal address never reaches the resolver.
-        if let Err(blocked) = self.guard.literal(&target.url) {
-            return (AttemptResult::Blocked, None, blocked.to_string());
-        }
-        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = target.uri.clone();
-        *request.headers_mut() = headers;
-        let (mut answered, mut kept) = (None, Vec::new());
-        let exchange = async {
-            let (head, body) = self.sender.request(request).await?.into_parts();
-            let hint = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-            answered = Some((head.status, hint.and_then(RetryAfter::parse)));
-            read(body, &mut kept).await;
-            Ok::<(), legacy::Error>(())
-        };
-        let ended = timeout_at(started + target.timeout, exchange).await;
-        match (ended, answered) {
-            (Err(_), Some((status, hint))) if !status.is_success() => {
-                let detail = format!("{status}, and its body did not end within {:?}", target.timeout);
-                (AttemptResult::Timeout, hint, detail)
-            }
-            // A body that breaks off changes nothing: the status line has said what became of the delivery.
-            (_, Some((status, hint))) => (AttemptResult::Status(status.as_u16()), hint, excerpt(&kept)),
-            (Ok(Err(error)), None) => {
-                let (result, detail) = failed(&error, target.url.scheme() == "https");
-                (result, None, detail)
-            }
-            (Ok(Ok(())) | Err(_), None) => {
-                (AttemptResult::Timeout, None, format!("no answer within {:?}", target.timeout))
-            }
-        }
+/// One request and what came of it, with the moment of the status line.
+async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
+    sender: &legacy::Client<C, Full<Bytes>>,
+    guard: &guard::Guard,
+    target: &Target,
+    (headers, body): (HeaderMap, Bytes),
+    started: Instant,
+) -> (Attempt, Option<Instant>) {
+    let done = |(result, retry_after, detail), answered| {
+        (Attempt { result, retry_after, detail, duration: started.elapsed() }, answered)
+    };
+    // A literal address never reaches the resolver.
+    if let Err(blocked) = guard.literal(&target.url) {
+        return done((AttemptResult::Blocked, None, blocked.to_string()), None);
     }
+    let (mut answered, mut kept) = (None, Vec::new());
+    let exchange = async {
+        let (head, body) = sender.request(post(target, headers, body)).await?.into_parts();
+        let hint = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        answered = Some((head.status, hint.and_then(RetryAfter::parse), Instant::now()));
+        read(body, &mut kept).await;
+        Ok::<(), legacy::Error>(())
+    };
+    let ended = timeout_at(started + target.timeout, exchange).await;
+    let what = match (ended, answered) {
+        (Err(_), Some((status, hint, _))) if !status.is_success() => {
+            let detail = format!("{status}, and its body did not end within {:?}", target.timeout);
+            (AttemptResult::Timeout, hint, detail)
+        }
+        // A body that breaks off changes nothing: the status line has said what became of the delivery.
+        (_, Some((status, hint, _))) => (AttemptResult::Status(status.as_u16()), hint, excerpt(&kept)),
+        (Ok(Err(error)), None) => {
+            let (result, detail) = failed(&error, error.is_connect(), target);
+            (result, None, detail)
+        }
+        (Ok(Ok(())) | Err(_), None) => (AttemptResult::Timeout, None, target.too_late()),
+    };
+    done(what, answered.map(|(_, _, at)| at))
+}
+
+fn post(target: &Target, mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = target.uri.clone();
+    *request.headers_mut() = headers;
+    request
 }
 
 /// Reads to the end or to the cap. Behind the cap the connection is given up rather than read dry.
@@ -141,7 +156,11 @@ async fn read(mut body: Incoming, kept: &mut Vec<u8>) {
 }
 
 /// Tells failures apart by the types in the chain of causes; their texts are for people.
-fn failed(error: &legacy::Error, https: bool) -> (AttemptResult, String) {
+fn failed(
+    error: &(dyn StdError + 'static),
+    while_connecting: bool,
+    target: &Target,
+) -> (AttemptResult, String) {
     let unresolved = causes(error).find_map(|cause| cause.downcast_ref::<Unresolved>());
     if let Some(Unresolved::Blocked(blocked)) = unresolved {
         return (AttemptResult::Blocked, blocked.to_string());
@@ -150,9 +169,9 @@ fn failed(error: &legacy::Error, https: bool) -> (AttemptResult, String) {
         AttemptResult::Dns
     } else if causes(error).any(|cause| cause.is::<rustls::Error>()) {
         AttemptResult::Tls
-    } else if !error.is_connect() {
+    } else if !while_connecting {
         AttemptResult::Reset
-    } else if https && causes(error).any(broke_off) {
+    } else if target.is_https() && causes(error).any(broke_off) {
         // TCP was there, so it was the handshake that the other side broke off.
         AttemptResult::Tls
     } else {

@@ -6,12 +6,16 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{
+        Client,
+        connect::{Connect, HttpConnector},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{
     ClientConfig, RootCertStore,
-    crypto::{CryptoProvider, ring},
+    client::danger::ServerCertVerifier,
+    crypto::ring,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 use rustls_platform_verifier::Verifier;
@@ -32,21 +36,19 @@ const PING: Duration = Duration::from_secs(15);
 const WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 
 /// What requests are sent with.
-pub(super) type Sender = Client<HttpsConnector<HttpConnector<Guard>>, Full<Bytes>>;
+pub(super) type Sender = Client<Https<Guard>, Full<Bytes>>;
+/// Connections to what a resolver finds.
+type Https<R> = HttpsConnector<HttpConnector<R>>;
 
 /// A sender that trusts the roots of the platform and these certificates (PEM) besides.
 pub(super) fn sender(guard: Guard, roots: &[String]) -> Result<Sender, Error> {
-    let mut http = HttpConnector::new_with_resolver(guard);
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(CONNECT));
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls(roots)?)
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(http);
-    Ok(Client::builder(TokioExecutor::new())
+    let verifier = verifier(roots)?.map(|verifier| verifier as Arc<dyn ServerCertVerifier>);
+    Ok(client(https(tls(verifier)?, tcp(guard))))
+}
+
+/// Sends over pooled connections that `connector` makes.
+pub(super) fn client<C: Connect + Clone>(connector: C) -> Client<C, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_max_idle_per_host(IDLE_PER_HOST)
@@ -55,28 +57,54 @@ pub(super) fn sender(guard: Guard, roots: &[String]) -> Result<Sender, Error> {
         .http2_initial_connection_window_size(WINDOWS.1)
         .http2_keep_alive_interval(PING)
         .http2_keep_alive_timeout(PING)
-        .build(connector))
+        .build(connector)
 }
 
-fn tls(roots: &[String]) -> Result<ClientConfig, Error> {
+/// Puts TLS over connections where the URL says so.
+pub(super) fn https<T>(tls: ClientConfig, tcp: T) -> HttpsConnector<T> {
+    HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .enable_http2()
+        .wrap_connector(tcp)
+}
+
+/// Connects to what `resolver` finds.
+pub(super) fn tcp<R>(resolver: R) -> HttpConnector<R> {
+    let mut http = HttpConnector::new_with_resolver(resolver);
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(CONNECT));
+    http
+}
+
+/// TLS that trusts whom `verifier` trusts; without one, nobody.
+pub(super) fn tls(verifier: Option<Arc<dyn ServerCertVerifier>>) -> Result<ClientConfig, Error> {
     let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = match verifier {
+        Some(verifier) => builder.dangerous().with_custom_certificate_verifier(verifier),
+        None => builder.with_root_certificates(RootCertStore::empty()),
+    };
+    Ok(builder.with_no_client_auth())
+}
+
+/// Judges certificates by the roots of the platform and the given ones (PEM). `None`: this machine has no roots.
+pub(super) fn verifier(roots: &[String]) -> Result<Option<Arc<Verifier>>, Error> {
     let roots: Vec<CertificateDer<'static>> = roots
         .iter()
         .map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()))
         .collect::<Result<_, _>>()
         .map_err(Error::Certificate)?;
     let given = !roots.is_empty();
-    let builder = |provider: &Arc<CryptoProvider>| {
-        ClientConfig::builder_with_provider(Arc::clone(provider)).with_safe_default_protocol_versions()
-    };
-    let config = match Verifier::new_with_extra_roots(roots, Arc::clone(&provider)) {
-        Ok(verifier) => builder(&provider)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
-        Err(error) if given => return Err(error.into()),
+    match Verifier::new_with_extra_roots(roots, Arc::new(ring::default_provider())) {
+        Ok(verifier) => Ok(Some(Arc::new(verifier))),
+        Err(error) if given => Err(error.into()),
         Err(error) => {
             // A container without any root certificate can still serve http endpoints.
             tracing::warn!(%error, "no root certificates found, https endpoints will fail");
-            builder(&provider)?.with_root_certificates(RootCertStore::empty())
+            Ok(None)
         }
-    };
-    Ok(config.with_no_client_auth())
+    }
 }

@@ -30,6 +30,7 @@ mod paused;
 mod poison;
 mod positions;
 mod priorities;
+mod probe;
 mod produce_trouble;
 mod rate_limit;
 mod raw;

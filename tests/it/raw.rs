@@ -147,15 +147,25 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Request> {
 
 /// A self-signed certificate for a name: what the server needs, and the PEM a client may trust.
 pub(crate) fn certificate(name: &str, alpn: &[&str]) -> (rustls::ServerConfig, String) {
-    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    certificate_until(name, alpn, 2099)
+}
+
+/// The same, valid until the last day of a year.
+pub(crate) fn certificate_until(name: &str, alpn: &[&str], year: i32) -> (rustls::ServerConfig, String) {
+    let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(year, 12, 31);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "a receiver");
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    let cert = params.self_signed(&signing_key).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .with_single_cert(vec![cert.der().clone()], key.into())
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    (config, made.cert.pem())
+    (config, cert.pem())
 }
