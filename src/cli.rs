@@ -19,6 +19,8 @@ mod check;
 mod date;
 mod dev;
 mod endpoints;
+mod groups;
+mod lag;
 mod lanes;
 mod listen;
 mod log;
@@ -27,6 +29,7 @@ mod paint;
 mod run;
 mod send;
 mod topics;
+mod words;
 
 /// Delivers Kafka events as signed webhooks.
 #[derive(Debug, Parser)]
@@ -66,6 +69,8 @@ enum Command {
     Lanes(lanes::Args),
     /// Enable an endpoint again, pause one, or let it go on.
     Endpoints(endpoints::Args),
+    /// Show how far each group is behind, and how old what waits is.
+    Lag(lag::Args),
     /// Show where the group stands, or decide where it goes on.
     Offsets(offsets::Args),
     /// Receive webhooks, verify and print them.
@@ -115,6 +120,11 @@ impl Cli {
                 let settings = load(&self.config)?;
                 log::init_quiet(&settings.log)?;
                 block_on(endpoints::run(args, &settings, self.json))
+            }
+            Command::Lag(args) => {
+                let settings = load(&self.config)?;
+                log::init_quiet(&settings.log)?;
+                lag::run(&args, &settings, self.json)
             }
             Command::Offsets(args) => {
                 let settings = load(&self.config)?;

@@ -1,33 +1,52 @@
 //! `arauto offsets`: where the group stands, and where it is to go on when its offsets are gone.
 //!
-//! A reset commits for a group that nobody is a member of; the brokers refuse it while an instance runs.
+//! A reset commits for a group that nobody is a member of; the brokers refuse it while an instance runs. It asks only on
+//! a terminal, so that scripts need no flag.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use super::{Done, Usage, date};
+use super::{
+    Done, Usage, date,
+    groups::{self, Group, Standing},
+    paint::{DIM, Paint},
+};
 use crate::{
-    config::settings::Settings,
-    kafka::{
-        consumer::TopicPartition,
-        observer::Observer,
-        topics::{is_own, parse_tier},
-    },
+    config::settings::{Queue, Settings},
+    kafka::{consumer::TopicPartition, observer::Observer, topics::parse_tier},
     pipeline::delivery::now,
 };
 
-/// Show or reset the group's offsets on the source topics.
+/// Show or reset a group's offsets.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A reset decides where the group goes on reading its source topics. It shows what changes and asks; without a terminal,
+or with --yes, it does not ask. Retry topics are never reset: what waits there is `arauto retries` to release or cancel.
+The brokers refuse a reset while an instance runs; one that was killed counts until its session has ended.
+
+Examples:
+  arauto offsets                                    where the group stands
+  arauto offsets --reset 2h                         read the last two hours again
+  arauto offsets --reset latest --topic orders      pass over what waits in one topic
+  arauto offsets --reset earliest --endpoint crm    the queue of an endpoint with queue = \"own\"
+
+--json: an array of {topic, partition, committed, first, end, lag}, after a reset as it is then.")]
 pub(super) struct Args {
     /// Where the group goes on: `earliest`, `latest`, or a time: how long ago, such as `2h`, `today`, `yesterday`, a date
     /// such as 2026-01-31T08:00:00Z (or 2026-01-31, UTC), or unix seconds. Stop every instance first.
     #[arg(long, value_name = "POSITION")]
     reset: Option<String>,
+    /// Only this topic; may be given several times.
+    #[arg(long = "topic", value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// The group of this endpoint, which has a queue of its own, instead of the main one.
+    #[arg(long, value_name = "ID")]
+    endpoint: Option<String>,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
 }
 
 /// Where to go on.
@@ -50,29 +69,127 @@ struct Row {
     lag: Option<i64>,
 }
 
+/// Where a partition stands, and where it is to go on.
+struct Change {
+    standing: Standing,
+    to: i64,
+}
+
 /// Runs the command; it blocks its thread.
 pub(super) fn run(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Done> {
     let reset = args.reset.as_deref().map(position).transpose()?;
-    let observer =
-        Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
-    let topics = observer.topics().context("the brokers do not answer")?;
-    let (sources, tiers) = partitions(settings, &topics);
-    if let Some(reset) = reset {
-        // Tiers without a committed position begin at their start by themselves; nothing waiting is passed over.
-        let offsets = sources
-            .iter()
-            .map(|of| Ok((of.clone(), resolve(&observer, of, reset)?)))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        if offsets.is_empty() {
-            bail!("none of the source topics exists");
-        }
-        observer
-            .set_committed(&offsets)
-            .context("the offsets were not set; is an instance of the group still running?")?;
+    let mut group = match &args.endpoint {
+        None => Group::main(settings)?,
+        Some(id) => own(settings, id)?,
+    };
+    narrow(&mut group, settings, args)?;
+    if let Some(reset) = reset
+        && !self::reset(&group, settings, reset, args.yes, json)?
+    {
+        return Ok(Done::Failed);
     }
-    let all: Vec<_> = sources.into_iter().chain(tiers).collect();
-    print(&rows(&observer, &all)?, json)?;
+    let partitions = [&group.sources[..], &group.tiers[..]].concat();
+    let rows: Vec<Row> = group.standings(&partitions)?.into_iter().map(row).collect();
+    print(&rows, json)?;
     Ok(Done::Well)
+}
+
+fn own(settings: &Settings, id: &str) -> anyhow::Result<Group> {
+    let endpoint = groups::endpoint(settings, id)?;
+    if endpoint.queue != Queue::Own {
+        let told =
+            "has no queue of its own (queue = \"own\" or an ordering), it is read for by the main group";
+        return Err(Usage(format!("endpoint {id:?} {told}; leave --endpoint out")).into());
+    }
+    Group::own(settings, endpoint)
+}
+
+/// Leaves only the topics that were asked for.
+fn narrow(group: &mut Group, settings: &Settings, args: &Args) -> anyhow::Result<()> {
+    for topic in &args.topics {
+        let is = |of: &TopicPartition| *of.topic == **topic;
+        let is_tier = parse_tier(&settings.topics.prefix, topic).is_some();
+        if args.reset.is_some() && is_tier {
+            let told = "is a retry topic, which is never reset; see: arauto retries";
+            return Err(Usage(format!("{topic} {told}")).into());
+        }
+        if !group.sources.iter().chain(&group.tiers).any(is) {
+            let told =
+                "is no topic that the group reads, or does not exist (kafka.topics; see: arauto topics)";
+            return Err(Usage(format!("{topic} {told}")).into());
+        }
+    }
+    if !args.topics.is_empty() {
+        let asked_for = |of: &TopicPartition| args.topics.iter().any(|topic| *of.topic == **topic);
+        group.sources.retain(asked_for);
+        group.tiers.retain(asked_for);
+    }
+    Ok(())
+}
+
+/// Shows, asks, writes; false when the answer was no. Tiers without a committed position begin at their start by
+/// themselves; nothing waiting is passed over.
+fn reset(group: &Group, settings: &Settings, to: Position, yes: bool, json: bool) -> anyhow::Result<bool> {
+    if group.sources.is_empty() {
+        bail!("none of the source topics exists (kafka.topics), so there is nothing to reset");
+    }
+    let running = || {
+        format!(
+            "the offsets of {} were not set; is an instance of the group still running? Stop every instance first; a killed one counts until its session has ended",
+            group.name
+        )
+    };
+    if group.is_running(settings)? {
+        bail!(running());
+    }
+    let change = |standing: Standing| {
+        let to = resolve(&group.observer, &standing, to)?;
+        Ok(Change { standing, to })
+    };
+    let standings = group.standings(&group.sources)?;
+    let changes = standings.into_iter().map(change).collect::<anyhow::Result<Vec<_>>>()?;
+    let ask = !yes && io::stdin().is_terminal() && io::stderr().is_terminal();
+    if ask || !json {
+        show(&changes, &group.name)?;
+    }
+    if ask && !agreed("Set these offsets?")? {
+        eprintln!("nothing was changed");
+        return Ok(false);
+    }
+    let offsets: Vec<_> = changes.iter().map(|change| (change.standing.of.clone(), change.to)).collect();
+    group.observer.set_committed(&offsets).with_context(running)?;
+    Ok(true)
+}
+
+fn agreed(question: &str) -> anyhow::Result<bool> {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).context("reading the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// What changes; on stderr, since the result follows on stdout.
+fn show(changes: &[Change], group: &str) -> anyhow::Result<()> {
+    let mut out = io::stderr().lock();
+    let width = changes.iter().map(|change| change.standing.of.topic.len()).max().unwrap_or(0).max(5);
+    writeln!(out, "offsets of {group}:")?;
+    for Change { standing, to } in changes {
+        let TopicPartition { topic, partition } = &standing.of;
+        let (from, what) = match standing.committed {
+            None => ("-".to_owned(), String::new()),
+            Some(from) => (from.to_string(), difference(from, *to)),
+        };
+        writeln!(out, "  {topic:width$}  {partition:>4}  {from:>12} -> {to:>12}  {what}")?;
+    }
+    Ok(())
+}
+
+fn difference(from: i64, to: i64) -> String {
+    match to - from {
+        0 => "unchanged".to_owned(),
+        more @ 1.. => format!("passes over {more}"),
+        less => format!("delivers {} again", -less),
+    }
 }
 
 fn position(text: &str) -> anyhow::Result<Position> {
@@ -90,45 +207,18 @@ fn parse(text: &str, now: i64) -> Option<Position> {
     date::parse(text, now).map(Position::At)
 }
 
-fn resolve(observer: &Observer, of: &TopicPartition, position: Position) -> anyhow::Result<i64> {
-    let (first, end) = observer.watermarks(of)?;
+fn resolve(observer: &Observer, standing: &Standing, position: Position) -> anyhow::Result<i64> {
     Ok(match position {
-        Position::Earliest => first,
-        Position::Latest => end,
-        Position::At(millis) => observer.offset_at(of, millis)?,
+        Position::Earliest => standing.first,
+        Position::Latest => standing.end,
+        Position::At(millis) => observer.offset_at(&standing.of, millis)?,
     })
 }
 
-/// The partitions of the source topics, and those of the retry tiers.
-fn partitions(
-    settings: &Settings,
-    topics: &BTreeMap<String, Vec<i32>>,
-) -> (Vec<TopicPartition>, Vec<TopicPartition>) {
-    let prefix = &settings.topics.prefix;
-    let all = |wanted: &dyn Fn(&str) -> bool| -> Vec<TopicPartition> {
-        let topics = topics.iter().filter(|(topic, _)| wanted(topic));
-        let partitions =
-            topics.flat_map(|(topic, partitions)| partitions.iter().map(move |partition| (topic, partition)));
-        partitions
-            .map(|(topic, partition)| TopicPartition { topic: topic.as_str().into(), partition: *partition })
-            .collect()
-    };
-    let selected = |topic: &str| settings.kafka.topics.iter().any(|selector| selector.matches(topic));
-    (
-        all(&|topic| !is_own(prefix, topic) && selected(topic)),
-        all(&|topic| parse_tier(prefix, topic).is_some()),
-    )
-}
-
-fn rows(observer: &Observer, partitions: &[TopicPartition]) -> anyhow::Result<Vec<Row>> {
-    let committed = observer.committed(partitions).context("the group's offsets cannot be read")?;
-    let row = |(of, committed): (&TopicPartition, Option<(i64, String)>)| {
-        let (first, end) = observer.watermarks(of)?;
-        let committed = committed.map(|(offset, _)| offset);
-        let lag = committed.map(|offset| (end - offset).max(0));
-        Ok(Row { topic: of.topic.to_string(), partition: of.partition, committed, first, end, lag })
-    };
-    partitions.iter().zip(committed).map(row).collect()
+fn row(standing: Standing) -> Row {
+    let lag = standing.lag();
+    let Standing { of: TopicPartition { topic, partition }, committed, first, end } = standing;
+    Row { topic: topic.to_string(), partition, committed, first, end, lag }
 }
 
 fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
@@ -138,11 +228,11 @@ fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
         return Ok(writeln!(out)?);
     }
     let width = rows.iter().map(|row| row.topic.len()).max().unwrap_or(0).max(5);
-    writeln!(
-        out,
+    let head = format!(
         "{:width$}  PART  {:>12}  {:>12}  {:>12}  {:>10}",
         "TOPIC", "COMMITTED", "FIRST", "END", "LAG"
-    )?;
+    );
+    writeln!(out, "{}", Paint::stdout().paint(DIM, &head))?;
     for Row { topic, partition, committed, first, end, lag } in rows {
         let number = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         writeln!(
@@ -158,6 +248,14 @@ fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_says_what_it_leads_to() {
+        for (from, to, expected) in [(5, 5, "unchanged"), (5, 9, "passes over 4"), (9, 5, "delivers 4 again")]
+        {
+            assert_eq!(difference(from, to), expected);
+        }
+    }
 
     #[test]
     fn positions() {

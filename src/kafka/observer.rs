@@ -86,6 +86,16 @@ impl Observer {
         Ok(self.0.commit(&list, CommitMode::Sync)?)
     }
 
+    /// Is anybody a member of the group? The brokers take offsets from outside a group only while nobody is. What is
+    /// set to find that out is a position on a partition that the group never reads.
+    pub fn has_members(&self, never_read: &TopicPartition) -> Result<bool, Error> {
+        match self.set_committed(&[(never_read.clone(), 0)]) {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_stale() || error.is_fenced() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Begins to read a compacted topic of one partition from its first record.
     pub fn follow(&self, topic: &str) -> Result<(), Error> {
         let mut list = TopicPartitionList::with_capacity(1);

@@ -198,6 +198,28 @@ impl Scanner {
         Ok(Reading { consumer, unread, last: Instant::now(), trouble: None })
     }
 
+    /// The timestamp (unix milliseconds) of the first record in each stretch; `None` where there is none. No more is
+    /// read of them.
+    pub fn first_timestamps(&mut self, spans: &[Span]) -> Result<Vec<Option<i64>>, Error> {
+        let mut firsts = vec![None; spans.len()];
+        let mut reading = self.begin(spans)?;
+        loop {
+            match reading.step()? {
+                Step::Record(seen) => {
+                    let (of, timestamp) = ((seen.topic(), seen.partition()), seen.timestamp());
+                    let is_of = |span: &Span| (&*span.topic, span.partition) == of;
+                    let asked = spans.iter().zip(&mut firsts).find(|(span, _)| is_of(span));
+                    asked.into_iter().for_each(|(_, first)| *first = Some(timestamp).filter(|ms| *ms >= 0));
+                    if let Some(at) = reading.unread.iter().position(is_of) {
+                        reading.finish(at)?;
+                    }
+                }
+                Step::Nothing => {}
+                Step::End => return Ok(firsts),
+            }
+        }
+    }
+
     /// Reads stretches to their end; `visit` may break off.
     pub fn read(
         &mut self,

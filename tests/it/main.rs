@@ -22,6 +22,7 @@ mod few_duplicates;
 mod gone;
 mod http;
 mod isolation;
+mod lag;
 mod lanes;
 mod metrics;
 mod ordering;

@@ -1,11 +1,15 @@
 //! The table of lanes: one line each, aligned, times as people say them.
 
-use std::fmt::{self, Display, Formatter};
+use std::{
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
 
 use crate::{
     cli::{
         listen::clock,
         paint::{DIM, GREEN, Paint, RED, YELLOW},
+        words::{counted, span},
     },
     pipeline::lane::report::{Report, Reports, Trouble},
 };
@@ -122,15 +126,8 @@ fn colour(trouble: Trouble) -> &'static str {
     }
 }
 
-/// The two largest units of a time in milliseconds.
 fn time(ms: i64) -> String {
-    let seconds = (ms.max(0) + 999) / 1000;
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
+    span(Duration::from_millis(ms.max(0).unsigned_abs()))
 }
 
 fn decimal(number: f64) -> String {
@@ -143,10 +140,6 @@ fn cut(error: &str) -> String {
         None => error.to_owned(),
         Some((end, _)) => format!("{}…", &error[..end]),
     }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
