@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use crate::{app, config::settings::Settings};
 
 mod admin;
+mod body;
 mod check;
 mod date;
 mod dev;
@@ -27,8 +28,11 @@ mod log;
 mod offsets;
 mod paint;
 mod run;
+mod secret;
 mod send;
+mod sign;
 mod topics;
+mod verify;
 mod words;
 
 /// Delivers Kafka events as signed webhooks.
@@ -79,6 +83,12 @@ enum Command {
     Topics(topics::Args),
     /// Publish an event and wait until the brokers have it.
     Send(send::Args),
+    /// Print the headers that sign a body.
+    Sign(sign::Args),
+    /// Verify a webhook's signature, and say precisely what is wrong with it.
+    Verify(verify::Args),
+    /// Make a fresh secret.
+    Secret(secret::Args),
 }
 
 /// How a command ended that did what it was asked to.
@@ -148,6 +158,15 @@ impl Cli {
                 log::init_quiet(&log::default())?;
                 block_on(send::run(&args, &kafka, self.json))
             }
+            Command::Sign(args) => {
+                let keys = args.endpoint().map(|id| keys(&self.config, id)).transpose()?;
+                sign::run(&args, keys, self.json)
+            }
+            Command::Verify(args) => {
+                let keys = args.endpoint().map(|id| keys(&self.config, id)).transpose()?;
+                verify::run(&args, keys, self.json)
+            }
+            Command::Secret(args) => secret::run(&args, self.json),
         }
     }
 }
@@ -168,6 +187,12 @@ pub fn exit_code(result: &anyhow::Result<Done>) -> ExitCode {
 /// Reads the configuration; its mistakes are wrong usage.
 fn load(path: &Path) -> anyhow::Result<Settings> {
     app::load::file(path).map_err(|mistakes| Usage(format!("the configuration is wrong\n{mistakes}")).into())
+}
+
+/// What an endpoint of the configuration signs with.
+fn keys(path: &Path, id: &str) -> anyhow::Result<secret::Keys> {
+    let settings = load(path)?;
+    Ok(endpoints::find(&settings, id)?.into())
 }
 
 /// Validates; a wrong configuration is the answer here, not an error to be told of.

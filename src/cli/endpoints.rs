@@ -92,7 +92,8 @@ pub(super) async fn run(args: Args, settings: &Settings, json: bool) -> anyhow::
 
 const CLIENT: &str = "the Kafka client cannot be made (kafka.properties)";
 
-fn find<'a>(settings: &'a Settings, id: &str) -> anyhow::Result<&'a Endpoint> {
+/// An endpoint of the configuration by its id.
+pub(super) fn find<'a>(settings: &'a Settings, id: &str) -> anyhow::Result<&'a Endpoint> {
     let endpoints = &settings.endpoints;
     if let Some(endpoint) = endpoints.iter().find(|endpoint| *endpoint.id == *id) {
         return Ok(endpoint);

@@ -3,10 +3,8 @@
 //! Never forwards anything and never stores anything.
 
 use std::{
-    env,
     io::{self, Write as _},
     net::SocketAddr,
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -16,9 +14,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Done;
+use super::{Done, secret};
 use crate::{
-    config::{reference, value::parse_duration},
+    config::value::parse_duration,
     dev::receiver::{self, Handle, Received, Receiver, Script, Stats},
     pipeline::sign::verify,
 };
@@ -72,7 +70,7 @@ fn options(args: &Args, tell: mpsc::Sender<Arc<Received>>) -> anyhow::Result<rec
     let mut options = receiver::Options::new(args.addr);
     for (number, secret) in (1..).zip(&args.secrets) {
         // The number, not the secret: errors are printed.
-        let secret = resolve(secret).with_context(|| format!("reading secret {number}"))?;
+        let secret = secret::resolve(secret).with_context(|| format!("reading secret {number}"))?;
         options.keys.extend(verify::Key::parse(&secret).with_context(|| format!("reading secret {number}"))?);
     }
     options.script = Script {
@@ -200,13 +198,6 @@ pub(super) fn clock(at_ms: i64) -> String {
     let day = at_ms.rem_euclid(24 * 60 * 60 * 1000);
     let (seconds, ms) = (day / 1000, day % 1000);
     format!("{:02}:{:02}:{:02}.{ms:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-fn resolve(secret: &str) -> anyhow::Result<String> {
-    let here = Path::new("");
-    reference::resolve(secret, here, &|name| env::var(name))
-        .unwrap_or_else(|| Ok(secret.to_owned()))
-        .map_err(Into::into)
 }
 
 fn delay(text: &str) -> Result<Duration, String> {

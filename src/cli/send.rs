@@ -3,8 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io::{IsTerminal, Read},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Done, Usage};
+use super::{Done, body};
 use crate::{
     config::{
         settings::{Kafka, Protocol, Rate, Start},
@@ -114,7 +113,7 @@ struct Position {
 }
 
 pub(super) async fn run(args: &Args, kafka: &Kafka, json: bool) -> anyhow::Result<Done> {
-    let value = read_value(&args.file)?;
+    let value = body::read(&args.file)?;
     let topics =
         Admin::new(kafka)?.partitions().await.with_context(|| format!("asking {}", kafka.brokers))?;
     if !topics.contains_key(&args.topic) {
@@ -130,19 +129,6 @@ pub(super) async fn run(args: &Args, kafka: &Kafka, json: bool) -> anyhow::Resul
         print_report(&report);
     }
     Ok(if report.failed == 0 { Done::Well } else { Done::Failed })
-}
-
-fn read_value(file: &Path) -> anyhow::Result<Vec<u8>> {
-    if file != Path::new("-") {
-        return std::fs::read(file).with_context(|| format!("reading {}", file.display()));
-    }
-    let mut stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        bail!(Usage("name a FILE, or pipe the value to standard input".to_owned()));
-    }
-    let mut value = Vec::new();
-    stdin.read_to_end(&mut value).context("reading standard input")?;
-    Ok(value)
 }
 
 async fn send_all(args: &Args, value: Vec<u8>, producer: &Producer) -> Report {
@@ -234,6 +220,8 @@ fn print_report(report: &Report) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser;
 
     use super::*;

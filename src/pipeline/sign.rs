@@ -45,7 +45,12 @@ enum Key {
 impl Signer {
     /// Prepares the endpoint's keys.
     pub fn new(endpoint: &Endpoint) -> Self {
-        Self { scheme: endpoint.signature, keys: endpoint.keys.iter().map(Key::new).collect() }
+        Self::with(endpoint.signature, &endpoint.keys)
+    }
+
+    /// Prepares these keys for a scheme.
+    pub fn with(scheme: Signature, keys: &[SigningKey]) -> Self {
+        Self { scheme, keys: keys.iter().map(Key::new).collect() }
     }
 
     /// Puts the headers of one attempt into `headers`, over whatever was there by these names.

@@ -42,5 +42,6 @@ mod retries;
 mod retry_after;
 mod rig;
 mod shutdown;
+mod sign_verify;
 mod signing;
 mod support;

@@ -1,6 +1,6 @@
 //! The other side of signing: does a received webhook carry a signature one of our keys made?
 //!
-//! Used by our receivers (`arauto listen`, `arauto dev`, tests), never on the way out. Takes the time, reads no
+//! Used by our receivers (`arauto listen`, `arauto dev`, tests) and `arauto verify`, never on the way out. Takes the time, reads no
 //! clock; compares in constant time.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::config::secret::SigningKey;
 
 /// How far a timestamp may be from now, in seconds, either way. The number of the Standard Webhooks libraries and
 /// of Stripe's.
-const TOLERANCE: i64 = 5 * 60;
+pub(crate) const TOLERANCE: i64 = 5 * 60;
 
 /// A key to verify with.
 #[derive(Clone)]
