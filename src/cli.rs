@@ -15,18 +15,23 @@ use clap::{Parser, Subcommand};
 use crate::{app, config::settings::Settings};
 
 mod admin;
+mod ask;
 mod body;
 mod check;
 mod date;
 mod dev;
+mod dlq;
 mod endpoints;
+mod filter;
 mod groups;
 mod lag;
 mod lanes;
 mod listen;
 mod log;
 mod offsets;
+mod pager;
 mod paint;
+mod progress;
 mod run;
 mod secret;
 mod send;
@@ -71,6 +76,8 @@ enum Command {
     Check(check::Args),
     /// Show what a running instance does for each endpoint, those in trouble first.
     Lanes(lanes::Args),
+    /// Look at dead letters, and decide what becomes of them.
+    Dlq(dlq::Args),
     /// Enable an endpoint again, pause one, or let it go on.
     Endpoints(endpoints::Args),
     /// Show how far each group is behind, and how old what waits is.
@@ -125,6 +132,11 @@ impl Cli {
                 let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
                 log::init_quiet(&log::default())?;
                 block_on(lanes::run(&args, &admin, self.json))
+            }
+            Command::Dlq(args) => {
+                let settings = load(&self.config)?;
+                log::init_quiet(&settings.log)?;
+                dlq::run(&args, &settings, self.json)
             }
             Command::Endpoints(args) => {
                 let settings = load(&self.config)?;

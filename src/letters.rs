@@ -11,10 +11,12 @@ use crate::{
     pipeline::{Event, Record, decode::Decoder, outcome::Reason},
 };
 
+pub mod export;
 pub mod expression;
 pub mod filter;
 pub mod matcher;
 pub mod spans;
+pub mod summary;
 
 /// A record of the dead-letter topic.
 #[derive(Debug, Clone)]

@@ -15,6 +15,7 @@ mod config;
 mod dead_letter;
 mod dependencies;
 mod dev;
+mod dlq_filters;
 mod endpoint_changes;
 mod fairness;
 mod fan_out_duplicates;

@@ -12,6 +12,7 @@ pub(crate) mod cluster;
 pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod hook;
+pub(crate) mod letters;
 pub(crate) mod metrics;
 pub(crate) mod raw;
 pub(crate) mod records;

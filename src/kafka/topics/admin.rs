@@ -9,6 +9,7 @@ use std::{
 };
 
 use rdkafka::{
+    Offset, TopicPartitionList,
     admin::{
         AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
         TopicReplication,
@@ -94,6 +95,17 @@ impl Admin {
             result.map_err(|(_, code)| KafkaError::AdminOp(code))?;
         }
         Ok(())
+    }
+
+    /// Removes the records of partitions of a topic below these offsets, for good.
+    pub async fn delete_records(&self, topic: &str, before: &[(i32, i64)]) -> Result<(), KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(before.len());
+        for (partition, offset) in before {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+        }
+        let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
+        let removed = self.client().delete_records(&list, &options).await?;
+        removed.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
     }
 
     async fn wait_for(&self, topics: &[Topic]) -> Result<(), Error> {
