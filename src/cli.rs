@@ -134,23 +134,19 @@ impl Cli {
                 block_on(lanes::run(&args, &admin, self.json))
             }
             Command::Dlq(args) => {
-                let settings = load(&self.config)?;
-                log::init_quiet(&settings.log)?;
+                let settings = quiet(&self.config)?;
                 dlq::run(&args, &settings, self.json)
             }
             Command::Endpoints(args) => {
-                let settings = load(&self.config)?;
-                log::init_quiet(&settings.log)?;
+                let settings = quiet(&self.config)?;
                 block_on(endpoints::run(args, &settings, self.json))
             }
             Command::Lag(args) => {
-                let settings = load(&self.config)?;
-                log::init_quiet(&settings.log)?;
+                let settings = quiet(&self.config)?;
                 lag::run(&args, &settings, self.json)
             }
             Command::Offsets(args) => {
-                let settings = load(&self.config)?;
-                log::init_quiet(&settings.log)?;
+                let settings = quiet(&self.config)?;
                 offsets::run(&args, &settings, self.json)
             }
             Command::Listen(args) => {
@@ -158,8 +154,7 @@ impl Cli {
                 block_on(listen::run(args, self.json))
             }
             Command::Topics(args) => {
-                let settings = load(&self.config)?;
-                log::init_quiet(&settings.log)?;
+                let settings = quiet(&self.config)?;
                 block_on(topics::run(&args, &settings, self.json))
             }
             Command::Send(args) => {
@@ -189,6 +184,8 @@ pub fn exit_code(result: &anyhow::Result<Done>) -> ExitCode {
         Ok(Done::Well) => ExitCode::SUCCESS,
         Ok(Done::Failed) => ExitCode::from(1),
         Ok(Done::Refused) => ExitCode::from(2),
+        // Who reads the output, such as `head`, has seen enough.
+        Err(error) if is_broken_pipe(error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("arauto: {error:#}");
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
@@ -196,9 +193,24 @@ pub fn exit_code(result: &anyhow::Result<Done>) -> ExitCode {
     }
 }
 
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let own = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        own.or(json) == Some(io::ErrorKind::BrokenPipe)
+    })
+}
+
 /// Reads the configuration; its mistakes are wrong usage.
 fn load(path: &Path) -> anyhow::Result<Settings> {
     app::load::file(path).map_err(|mistakes| Usage(format!("the configuration is wrong\n{mistakes}")).into())
+}
+
+/// Reads the configuration of a command that does one thing, and logs warnings only.
+fn quiet(path: &Path) -> anyhow::Result<Settings> {
+    let settings = load(path)?;
+    log::init_quiet(&settings.log)?;
+    Ok(settings)
 }
 
 /// What an endpoint of the configuration signs with.
@@ -244,6 +256,8 @@ mod tests {
         assert_eq!(code(Ok(Done::Failed)), is(1));
         assert_eq!(code(Err(anyhow::anyhow!("no brokers"))), is(1));
         assert_eq!(code(Err(Usage("no topic".to_owned()).into())), is(2));
+        let closed = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(code(Err(anyhow::Error::from(closed).context("writing"))), is(0));
     }
 
     #[test]
