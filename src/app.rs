@@ -32,6 +32,7 @@ use crate::{
         commit::Committer,
         decode::Decoder,
         lane::lanes::{self, Lanes},
+        markers::Markers,
         own::Reads,
         positions::{self, Positions},
         retry::Ladder,
@@ -143,6 +144,7 @@ impl App {
         let admin = Admin::new(&settings.kafka)?;
         startup::topics(&admin, settings, &self.health).await?;
         let switches = Switches::new(&settings.topics.prefix, producer.clone(), self.tasks.clone());
+        let markers = Markers::default();
         let positions = Arc::new(Positions::new(positions::Options {
             prefix: settings.topics.prefix.clone(),
             group: settings.kafka.group.clone(),
@@ -150,13 +152,14 @@ impl App {
             observer: observer.clone(),
             producer: producer.clone(),
             switches: switches.clone(),
+            markers: markers.clone(),
             runtime: Handle::current(),
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),
         }));
         let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
-        let shared = self.pipeline(&positions, &producer, (client, switches.clone()), namespace);
+        let shared = self.pipeline(&positions, &producer, (client, switches.clone(), markers), namespace);
         let (registry, lanes) = (Arc::clone(&self.registry), Arc::clone(&shared.lanes));
         self.control.fill(Parts { registry, switches: switches.clone(), lanes });
         let own = OwnQueues::new(own::Options {
@@ -220,7 +223,7 @@ impl App {
         &self,
         positions: &positions::Shared,
         producer: &Producer,
-        (client, switches): (http::Client, Switches),
+        (client, switches, markers): (http::Client, Switches, Markers),
         namespace: Arc<str>,
     ) -> Arc<Shared> {
         let Self { settings, tasks, metrics, .. } = self;
@@ -258,6 +261,7 @@ impl App {
             settler,
             window,
             positions: Arc::clone(positions),
+            markers,
             committer: Arc::new(Committer::new(Arc::clone(positions), metrics.clone())),
             tasks: tasks.clone(),
             metrics: metrics.clone(),

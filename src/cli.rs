@@ -32,6 +32,7 @@ mod offsets;
 mod pager;
 mod paint;
 mod progress;
+mod retries;
 mod run;
 mod secret;
 mod send;
@@ -84,6 +85,8 @@ enum Command {
     Lag(lag::Args),
     /// Show where the group stands, or decide where it goes on.
     Offsets(offsets::Args),
+    /// Show what waits on the retry topics, make it due now, or end it.
+    Retries(retries::Args),
     /// Receive webhooks, verify and print them.
     Listen(listen::Args),
     /// Show the topics Arauto needs, which exist, and what differs.
@@ -133,30 +136,16 @@ impl Cli {
                 log::init_quiet(&log::default())?;
                 block_on(lanes::run(&args, &admin, self.json))
             }
-            Command::Dlq(args) => {
-                let settings = quiet(&self.config)?;
-                dlq::run(&args, &settings, self.json)
-            }
-            Command::Endpoints(args) => {
-                let settings = quiet(&self.config)?;
-                block_on(endpoints::run(args, &settings, self.json))
-            }
-            Command::Lag(args) => {
-                let settings = quiet(&self.config)?;
-                lag::run(&args, &settings, self.json)
-            }
-            Command::Offsets(args) => {
-                let settings = quiet(&self.config)?;
-                offsets::run(&args, &settings, self.json)
-            }
+            Command::Dlq(args) => dlq::run(&args, &quiet(&self.config)?, self.json),
+            Command::Endpoints(args) => block_on(endpoints::run(args, &quiet(&self.config)?, self.json)),
+            Command::Lag(args) => lag::run(&args, &quiet(&self.config)?, self.json),
+            Command::Offsets(args) => offsets::run(&args, &quiet(&self.config)?, self.json),
+            Command::Retries(args) => retries::run(&args, &quiet(&self.config)?, self.json),
             Command::Listen(args) => {
                 log::init_quiet(&log::default())?;
                 block_on(listen::run(args, self.json))
             }
-            Command::Topics(args) => {
-                let settings = quiet(&self.config)?;
-                block_on(topics::run(&args, &settings, self.json))
-            }
+            Command::Topics(args) => block_on(topics::run(&args, &quiet(&self.config)?, self.json)),
             Command::Send(args) => {
                 let kafka = match args.brokers() {
                     Some(brokers) => send::kafka_at(brokers),

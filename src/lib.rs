@@ -12,3 +12,4 @@ pub mod metrics;
 pub mod pipeline;
 pub mod registry;
 pub mod replay;
+pub mod retries;

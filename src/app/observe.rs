@@ -111,6 +111,9 @@ impl Observation {
             };
             life.see_end(high);
             ends.insert(of.clone(), high);
+            if let Some((committed, _)) = &committed {
+                self.positions.forget_passed(&of, *committed);
+            }
             let committed = committed.map_or(low, |(offset, _)| offset);
             life.compare_committed(believed, committed);
             // It may have been taken away meanwhile, and its series with it.

@@ -26,6 +26,7 @@ use super::{
     delivery::Delivery,
     lane::lanes::Lanes,
     ledger::metadata::Position,
+    markers::Markers,
     own::Reads,
     positions::{self, Start},
     settle::Settler,
@@ -64,6 +65,8 @@ pub struct Shared {
     pub window: Arc<Window>,
     /// Where reading begins.
     pub positions: positions::Shared,
+    /// What operators have released or cancelled.
+    pub markers: Markers,
     /// What is committed.
     pub committer: Arc<Committer>,
     /// Where work is spawned.
@@ -91,6 +94,7 @@ impl Shared {
             settler: self.settler.clone(),
             window: Arc::clone(&self.window),
             positions: Arc::clone(&self.positions),
+            markers: self.markers.clone(),
             committer: Arc::new(Committer::new(Arc::clone(&self.positions), self.metrics.clone())),
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),

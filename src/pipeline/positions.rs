@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     ledger::metadata::{self, Position},
+    markers::Markers,
     own::{MovedOut, Reads},
     state::{self, Entry, State},
     switches::{self, Switches},
@@ -30,6 +31,7 @@ use crate::{
     metrics::{Metrics, Reset},
 };
 
+mod marks;
 mod queues;
 
 /// Between tries of what the brokers did not answer.
@@ -93,6 +95,8 @@ pub struct Options {
     pub producer: Producer,
     /// Takes in what the state topic says of endpoints.
     pub switches: Switches,
+    /// Takes in what it says of that which waits on tiers.
+    pub markers: Markers,
     /// The runtime that state records are sent on.
     pub runtime: Handle,
     /// Where work is spawned.
@@ -107,13 +111,15 @@ pub struct Options {
 pub struct Positions {
     options: Options,
     state: Mutex<State>,
+    /// Held while the state topic is looked at, until what was found is taken in.
+    looking: Mutex<()>,
     moved_out: RwLock<Arc<MovedOut>>,
 }
 
 impl Positions {
     /// Nothing is known yet.
     pub fn new(options: Options) -> Self {
-        Self { options, state: Mutex::default(), moved_out: RwLock::default() }
+        Self { options, state: Mutex::default(), looking: Mutex::default(), moved_out: RwLock::default() }
     }
 
     /// Reads the state topic fully and claims the prefix for our group.
@@ -137,8 +143,8 @@ impl Positions {
     /// Takes in what is new on the state topic; blocks for a moment at most.
     pub fn follow(&self) {
         while !self.options.stop.is_cancelled() {
-            match self.options.observer.next(LOOK) {
-                Followed::Entry((key, value)) => self.take(&key, value.as_deref()),
+            match self.look() {
+                Followed::Entry(_) => {}
                 Followed::Trouble(trouble) => return debug!(error = %trouble, "state topic not readable now"),
                 Followed::Nothing | Followed::End => return,
             }
@@ -313,8 +319,8 @@ impl Positions {
         let mut at_end = false;
         let mut last_trouble = None;
         while !done(&self.state(), at_end) {
-            match self.options.observer.next(LOOK) {
-                Followed::Entry((key, value)) => self.take(&key, value.as_deref()),
+            match self.look() {
+                Followed::Entry(_) => {}
                 Followed::End => at_end = true,
                 Followed::Trouble(trouble) => last_trouble = Some(trouble.to_string()),
                 Followed::Nothing => {}
@@ -327,19 +333,34 @@ impl Positions {
         Ok(())
     }
 
-    fn take(&self, key: &str, value: Option<&[u8]>) {
+    /// One look at the state topic. Nobody else looks before what was found is known: so the client's position is never
+    /// ahead of that.
+    fn look(&self) -> Followed {
+        let mut again = None;
+        let followed = {
+            let _alone = self.looking();
+            let followed = self.options.observer.next(LOOK);
+            if let Followed::Entry((key, value)) = &followed {
+                again = self.take(key, value.as_deref());
+            }
+            followed
+        };
+        again.into_iter().for_each(|entry| self.write(entry));
+        followed
+    }
+
+    /// Takes in one record; returns what has to be written again.
+    fn take(&self, key: &str, value: Option<&[u8]>) -> Option<Entry> {
+        self.options.markers.take_in(key, value);
         let again = self.options.switches.take_in(key, value);
-        let again = again.or_else(|| {
+        again.or_else(|| {
             let mut state = self.state();
             let again = state.apply(key, value);
             if Self::is_queue(key) {
                 self.see_queues(&state);
             }
             again
-        });
-        if let Some(entry) = again {
-            self.write(entry);
-        }
+        })
     }
 
     fn write(&self, entry: Entry) {
@@ -355,6 +376,10 @@ impl Positions {
             warn!(topic = %record.topic, error = %trouble, "state record not written, trying again");
             std::thread::sleep(BACKOFF);
         }
+    }
+
+    fn looking(&self) -> MutexGuard<'_, ()> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

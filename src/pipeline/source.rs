@@ -3,7 +3,7 @@
 //! It never looks at a result: the ticket is the only way back. With the window full, or a lane pushing back, it
 //! does not read, and Kafka is the queue.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::sleep;
 use tracing::{debug, warn};
@@ -14,7 +14,6 @@ use super::{
     delivery::{Delivery, Held, now},
     lane::lanes::Fed,
     ledger::{Carried, Ledger, metadata::Owed},
-    outcome::Reason,
     own::Reads,
     route::{Verdict, explain, may_have},
     ticket::Partition,
@@ -22,17 +21,12 @@ use super::{
 };
 use crate::{
     config::settings::{self, Endpoint, Priority},
-    kafka::{
-        consumer::{Next, Queue},
-        headers::Envelope,
-    },
+    kafka::consumer::{Next, Queue},
     metrics::{self, Unmatched, endpoint::Origin},
-    registry::{endpoint_hash, hash_name, parse_hash_name},
+    registry::{endpoint_hash, hash_name},
 };
 
-/// A wait on a tier that is longer than this gives the prefetched records back: pausing costs a fetch, memory is
-/// held otherwise.
-const LONG_WAIT: Duration = Duration::from_secs(60);
+mod tier;
 
 /// The reader of one assigned partition, through all its lives.
 pub(super) struct Source {
@@ -41,6 +35,8 @@ pub(super) struct Source {
     life: Arc<Partition>,
     fed: Fed,
     topic: Arc<metrics::Topic>,
+    /// When the partition was assigned, in unix milliseconds.
+    since: i64,
     matches: Vec<Arc<Endpoint>>,
 }
 
@@ -53,7 +49,7 @@ struct Opened {
 impl Source {
     pub(super) fn new(shared: Arc<Shared>, queue: Queue, life: Arc<Partition>) -> Self {
         let topic = shared.metrics.topic(&life.topic);
-        Self { shared, queue, life, fed: Fed::default(), topic, matches: Vec::new() }
+        Self { shared, queue, life, fed: Fed::default(), topic, since: now(), matches: Vec::new() }
     }
 
     /// Reads until the partition is taken away.
@@ -208,102 +204,6 @@ impl Source {
             }
         }
         gone
-    }
-
-    async fn tier_record(&mut self, record: Record, delay: Duration) {
-        if self.life.ledger().carried(record.offset) == Carried::Settled {
-            return self.settled(&record, None);
-        }
-        let (envelope, original) = match Envelope::read(&record) {
-            Ok(read) => read,
-            Err(malformed) => {
-                self.shared.settler.malformed(&record, &malformed.to_string()).await;
-                return self.settled(&record, None);
-            }
-        };
-        self.wait_until_ready(&record, &envelope, delay).await;
-        let bytes = self.room_for(&record).await;
-        let value = record.value.clone();
-        let event = self.shared.decoder.restore(&envelope, original, value);
-        let endpoint = self.find(&envelope, &event);
-        let hash = endpoint.as_ref().map_or_else(
-            || parse_hash_name(&envelope.endpoint).unwrap_or_else(|| endpoint_hash(&envelope.endpoint)),
-            |endpoint| endpoint_hash(&endpoint.id),
-        );
-        let opened = self.open(event, (record.offset, record.timestamp), bytes, &[hash]);
-        let name = endpoint.as_ref().map_or_else(|| Arc::clone(&envelope.endpoint), |e| Arc::clone(&e.id));
-        let own = opened.held.event.priority;
-        let priority =
-            endpoint.as_ref().map_or(Priority::Normal, |endpoint| own.unwrap_or(endpoint.priority));
-        let urgent = (priority, envelope.attempts > 0);
-        let delivery = self.delivery(&opened, 0, name, urgent).await.with(&envelope);
-        self.go_on(endpoint.as_ref(), delivery, envelope.reason).await;
-    }
-
-    /// What a ready tier record does next.
-    async fn go_on(&mut self, endpoint: Option<&Arc<Endpoint>>, mut delivery: Delivery, reason: Reason) {
-        let settler = &self.shared.settler;
-        let Some(endpoint) = endpoint else { return settler.unknown(delivery) };
-        delivery.unknown_since = None;
-        if delivery.replays > 0
-            && delivery.attempts == 0
-            && reason != Reason::Shutdown
-            && self.life.tier == Some(Duration::ZERO)
-        {
-            self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Replay);
-        }
-        if !endpoint.enabled {
-            return settler.removed(delivery, Reason::Disabled);
-        }
-        if delivery.age(now()) >= endpoint.retry.max_age {
-            return settler.dead(delivery, Reason::Expired);
-        }
-        let remaining = delivery.due.saturating_sub(now());
-        if remaining > i64::try_from(self.shared.hold.as_millis()).unwrap_or(i64::MAX) {
-            return settler.later(delivery, reason);
-        }
-        self.hand(delivery).await;
-    }
-
-    /// Waits until the record has been on its tier for the delay, or is due, whichever is first. The brokers' clock
-    /// may be ahead of ours: it never waits longer than the delay.
-    async fn wait_until_ready(&mut self, record: &Record, envelope: &Envelope, delay: Duration) {
-        let appended = record.timestamp.min(now());
-        let ready =
-            appended.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)).min(envelope.due);
-        let mut paused = false;
-        loop {
-            let left = u64::try_from(ready.saturating_sub(now())).unwrap_or(0);
-            if left == 0 {
-                break;
-            }
-            if !paused && Duration::from_millis(left) > LONG_WAIT {
-                paused = self.pause(true).await;
-            }
-            // In slices, because the clock may be set meanwhile.
-            sleep(Duration::from_millis(left).min(LONG_WAIT)).await;
-        }
-        if paused {
-            self.pause(false).await;
-        }
-    }
-
-    async fn pause(&self, pause: bool) -> bool {
-        let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
-        let done = self
-            .shared
-            .blocking("pause", move || if pause { consumer.pause(&of) } else { consumer.resume(&of) })
-            .await;
-        matches!(done, Some(Ok(())))
-    }
-
-    fn find(&self, envelope: &Envelope, event: &Event) -> Option<Arc<Endpoint>> {
-        let registry = self.shared.registry.snapshot();
-        let found = match parse_hash_name(&envelope.endpoint) {
-            Some(hash) => registry.by_hash(hash).find(|endpoint| may_have(endpoint, event)),
-            None => registry.by_id(&envelope.endpoint).filter(|endpoint| may_have(endpoint, event)),
-        };
-        found.cloned()
     }
 
     async fn room_for(&self, record: &Record) -> Place {

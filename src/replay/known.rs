@@ -16,6 +16,7 @@ use crate::{
         topics::state_topic,
     },
     pipeline::{
+        marker::Marked,
         state::{Entry, State},
         switch::Facts,
     },
@@ -65,6 +66,8 @@ pub struct Known {
     pub book: Book,
     /// What it says of endpoints.
     pub facts: Facts,
+    /// What it says of that which waits on tiers.
+    pub marked: Marked,
 }
 
 impl Known {
@@ -75,8 +78,8 @@ impl Known {
             return Err(Error::Absent(topic));
         }
         observer.follow(&topic)?;
-        let (book, facts) = (Book::default(), Facts::default());
-        let mut known = Self { observer: observer.clone(), topic, book, facts };
+        let (book, facts, marked) = (Book::default(), Facts::default(), Marked::default());
+        let mut known = Self { observer: observer.clone(), topic, book, facts, marked };
         let mut state = State::default();
         known.follow(|read| match read {
             Some((key, value)) => {
@@ -108,6 +111,7 @@ impl Known {
                     // What should be written again is left to the instances.
                     self.facts.apply(&key, value.as_deref());
                     self.book.apply(&key, value.as_deref());
+                    self.marked.apply(&key, value.as_deref());
                     enough(Some((&key, value.as_deref())))
                 }
                 Followed::End => enough(None),

@@ -40,6 +40,7 @@ mod rebalance;
 mod receiver;
 mod reload;
 mod retries;
+mod retries_release;
 mod retry_after;
 mod rig;
 mod shutdown;
