@@ -2,7 +2,7 @@
 //!
 //! What a replay is, how far it has come and which letters it took are records of the state topic, written in the
 //! same transaction as the records it puts on the tier `0s`. This page is the record of one, `replay/<name>`; [`book`]
-//! is what all of them say.
+//! is what all of them say, [`pick`] decides what becomes of a letter or an event, [`engine`] does it.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,14 @@ use self::pace::Pace;
 use crate::pipeline::{decode::id, state::Entry};
 
 pub mod book;
+pub mod engine;
+pub mod journal;
 pub mod known;
 pub mod pace;
+pub mod pick;
 pub mod taken;
+pub mod tally;
+pub mod target;
 
 /// The version of the records written here. One of a later version is shown but not gone on with: what it leaves out
 /// may be what this release does not know.
@@ -132,14 +137,25 @@ impl Replay {
 
     /// The topic and the partition where both still have to read the same offsets, if there is one.
     pub fn meets(&self, spans: &Spans) -> Option<(&str, i32)> {
-        let parts = |(topic, partitions): (&'_ String, &BTreeMap<i32, Span>)| -> Option<i32> {
-            let others = spans.get(topic)?;
-            let meets = |(partition, span): (&i32, &Span)| {
-                others.get(partition).is_some_and(|other| span.next.max(other.next) < span.to.min(other.to))
-            };
-            partitions.iter().find(|part| meets(*part)).map(|(partition, _)| *partition)
-        };
-        self.spans.iter().find_map(|part| Some((part.0.as_str(), parts(part)?)))
+        self.shares(spans, |span| (span.next, span.to))
+    }
+
+    /// The topic and the partition where this one has read what the other still has to, if there is one.
+    pub fn has_read(&self, spans: &Spans) -> Option<(&str, i32)> {
+        self.shares(spans, |span| (span.from, span.next))
+    }
+
+    fn shares(&self, spans: &Spans, part: fn(&Span) -> (i64, i64)) -> Option<(&str, i32)> {
+        let ours = self
+            .spans
+            .iter()
+            .flat_map(|(topic, parts)| parts.iter().map(move |(of, span)| (topic, of, span)));
+        let mut ours = ours.filter(|(topic, of, span)| {
+            let theirs = spans.get(*topic).and_then(|partitions| partitions.get(of));
+            let (first, end) = part(span);
+            theirs.is_some_and(|theirs| first.max(theirs.next) < end.min(theirs.to))
+        });
+        ours.next().map(|(topic, of, _)| (topic.as_str(), *of))
     }
 
     /// Offsets still to be read.
@@ -234,5 +250,7 @@ mod tests {
         ] {
             assert_eq!(ours.meets(&spans(&[theirs])), expected, "{theirs:?}");
         }
+        let read = |theirs| ours.has_read(&spans(&[theirs])).is_some();
+        assert!(read(("d", 0, (0, 20, 4))) && !read(("d", 0, (0, 20, 5))));
     }
 }

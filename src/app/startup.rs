@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     admin::Health,
-    config::settings::{Settings, TopicSelector},
+    config::settings::Settings,
     kafka::{
         consumer::TopicPartition,
         observer::Observer,
@@ -136,9 +136,8 @@ fn begin(
 /// The source topics among all there are. Our own are never read as events, whatever a pattern says.
 pub(super) fn sources(settings: &Settings, all: &BTreeMap<String, Vec<i32>>) -> BTreeMap<String, Vec<i32>> {
     let prefix = &settings.topics.prefix;
-    let wanted = |topic: &str| settings.kafka.topics.iter().any(|selector| selects(selector, topic));
     all.iter()
-        .filter(|(topic, _)| !is_own(prefix, topic) && wanted(topic))
+        .filter(|(topic, _)| !is_own(prefix, topic) && settings.kafka.reads(topic))
         .map(|(topic, partitions)| (topic.clone(), partitions.clone()))
         .collect()
 }
@@ -147,12 +146,6 @@ pub(super) fn sources(settings: &Settings, all: &BTreeMap<String, Vec<i32>>) -> 
 pub(super) fn subscribed(settings: &Settings, all: &BTreeMap<String, Vec<i32>>) -> Vec<String> {
     let tiers = all.keys().filter(|topic| parse_tier(&settings.topics.prefix, topic).is_some());
     tiers.cloned().chain(sources(settings, all).into_keys()).collect()
-}
-
-fn selects(selector: &TopicSelector, topic: &str) -> bool {
-    // The brokers' own topics are asked for by name or not at all.
-    let internal = topic.starts_with("__");
-    selector.matches(topic) && (!internal || matches!(selector, TopicSelector::Name(_)))
 }
 
 async fn wait_for_brokers(health: &Health, error: &topics::Error) {

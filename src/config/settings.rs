@@ -61,6 +61,17 @@ pub struct Kafka {
     pub properties: Vec<(String, Secret)>,
 }
 
+impl Kafka {
+    /// Is a topic that is not one of our own among those that events are read from? The brokers' own are when they are
+    /// asked for by name.
+    pub fn reads(&self, topic: &str) -> bool {
+        let internal = topic.starts_with("__");
+        self.topics.iter().any(|selector| {
+            selector.matches(topic) && (!internal || matches!(selector, TopicSelector::Name(_)))
+        })
+    }
+}
+
 /// One entry of `kafka.topics`.
 #[derive(Debug, Clone)]
 pub enum TopicSelector {

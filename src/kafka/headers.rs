@@ -183,6 +183,7 @@ pub struct Glance<'a> {
     pub reason: Option<&'a [u8]>,
     pub status: Option<&'a [u8]>,
     pub error: Option<&'a [u8]>,
+    pub replays: Option<&'a [u8]>,
 }
 
 impl<'a> Glance<'a> {
@@ -201,6 +202,7 @@ impl<'a> Glance<'a> {
                 "reason" => glance.reason = value,
                 "status" => glance.status = value,
                 "error" => glance.error = value,
+                "replays" => glance.replays = value,
                 _ => {}
             }
         }

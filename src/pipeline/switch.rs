@@ -64,7 +64,7 @@ pub enum Command {
 }
 
 /// What is known of all endpoints that anything is known of.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Facts(HashMap<String, Switch>);
 
 /// What a record of the state topic changed.

@@ -108,14 +108,17 @@ impl Book {
 
     /// An unfinished replay of another name that still has to read what these spans have, and where.
     pub fn rival<'a>(&'a self, name: &str, of: &'a Replay) -> Option<(&'a str, (&'a str, i32))> {
-        let rivals = |other: &Replay| match (of.of, other.of) {
-            (Of::Letters, Of::Letters) => true,
-            (Of::Events, Of::Events) => of.options.to == other.options.to,
-            (Of::Letters, Of::Events) | (Of::Events, Of::Letters) => false,
-        };
-        let others = self.replays.iter().filter(|(other, _)| *other != name);
-        let mut others = others.filter(|(_, other)| other.is_unfinished() && rivals(other));
-        others.find_map(|(other, replay)| Some((other.as_str(), replay.meets(&of.spans)?)))
+        let mut others = self.replays().filter(|(other, _)| *other != name);
+        others.find_map(|(other, replay)| {
+            let rivals = replay.is_unfinished() && compete(of, replay);
+            Some((other, replay.meets(&of.spans).filter(|_| rivals)?))
+        })
+    }
+
+    /// Replays of events that have sent some of what these spans have to the same endpoint.
+    pub fn earlier<'a>(&'a self, of: &'a Replay) -> impl Iterator<Item = (&'a str, &'a Replay)> {
+        let events = |replay: &Replay| replay.of == Of::Events && compete(of, replay);
+        self.replays().filter(move |(_, replay)| events(replay) && replay.has_read(&of.spans).is_some())
     }
 
     fn forget(&mut self, bucket: Bucket, name: &str) {
@@ -125,6 +128,15 @@ impl Book {
                 self.taken.remove(&bucket);
             }
         }
+    }
+}
+
+/// Would the two send the same twice, were they to read the same?
+fn compete(one: &Replay, other: &Replay) -> bool {
+    match (one.of, other.of) {
+        (Of::Letters, Of::Letters) => true,
+        (Of::Events, Of::Events) => one.options.to == other.options.to,
+        (Of::Letters, Of::Events) | (Of::Events, Of::Letters) => false,
     }
 }
 
@@ -251,5 +263,8 @@ mod tests {
         check(&letters, &crm, false);
         check(&crm, &crm, true);
         check(&crm, &of(Of::Events, Some("erp")), false);
+        let sent = replay(Of::Events, Stand::Finished, Some("crm"), (0, 5, 5));
+        assert_eq!(book(&sent).earlier(&crm).map(|(name, _)| name).collect::<Vec<_>>(), ["other"]);
+        assert_eq!(book(&sent).earlier(&letters).count(), 0);
     }
 }

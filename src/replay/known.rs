@@ -73,6 +73,15 @@ pub struct Known {
 impl Known {
     /// Reads all there is now.
     pub fn read(settings: &Settings, observer: &Observer) -> Result<Self, Error> {
+        Self::read_until(settings, observer, None)
+    }
+
+    /// Reads until a record of ours, just written, has come: all that was written before it is known then.
+    pub fn read_past(settings: &Settings, observer: &Observer, entry: &Entry) -> Result<Self, Error> {
+        Self::read_until(settings, observer, Some(entry))
+    }
+
+    fn read_until(settings: &Settings, observer: &Observer, until: Option<&Entry>) -> Result<Self, Error> {
         let topic = state_topic(&settings.topics.prefix);
         if !observer.topics()?.contains_key(&topic) {
             return Err(Error::Absent(topic));
@@ -84,9 +93,9 @@ impl Known {
         known.follow(|read| match read {
             Some((key, value)) => {
                 state.apply(key, value);
-                false
+                until.is_some_and(|entry| is(entry, key, value))
             }
-            None => true,
+            None => until.is_none(),
         })?;
         match state.owner() {
             Some(owner) if owner != settings.kafka.group => {
@@ -99,7 +108,7 @@ impl Known {
 
     /// Goes on reading until a record of ours has come back: all that was written before it is known then.
     pub fn follow_until(&mut self, entry: &Entry) -> Result<(), Error> {
-        self.follow(|read| read.is_some_and(|(key, value)| (key, value) == (&entry.key, Some(&entry.value))))
+        self.follow(|read| read.is_some_and(|(key, value)| is(entry, key, value)))
     }
 
     /// Takes in what comes until told that it is enough; told of the end of what is there with nothing.
@@ -130,4 +139,8 @@ impl Known {
             }
         }
     }
+}
+
+fn is(entry: &Entry, key: &str, value: Option<&[u8]>) -> bool {
+    entry.key == key && value == Some(&*entry.value)
 }
