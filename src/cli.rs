@@ -12,10 +12,14 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::{app, config::settings::Settings};
+use crate::{
+    app,
+    config::settings::{Endpoint, Settings},
+};
 
 mod admin;
 mod ask;
+mod backfill;
 mod body;
 mod check;
 mod date;
@@ -32,6 +36,7 @@ mod offsets;
 mod pager;
 mod paint;
 mod progress;
+mod replay;
 mod retries;
 mod run;
 mod secret;
@@ -79,6 +84,8 @@ enum Command {
     Lanes(lanes::Args),
     /// Look at dead letters, and decide what becomes of them.
     Dlq(dlq::Args),
+    /// Send past events of the source topics to one endpoint.
+    Backfill(backfill::Args),
     /// Enable an endpoint again, pause one, or let it go on.
     Endpoints(endpoints::Args),
     /// Show how far each group is behind, and how old what waits is.
@@ -137,6 +144,7 @@ impl Cli {
                 block_on(lanes::run(&args, &admin, self.json))
             }
             Command::Dlq(args) => dlq::run(&args, &quiet(&self.config)?, self.json),
+            Command::Backfill(args) => backfill::run(&args, &quiet(&self.config)?, self.json),
             Command::Endpoints(args) => block_on(endpoints::run(args, &quiet(&self.config)?, self.json)),
             Command::Lag(args) => lag::run(&args, &quiet(&self.config)?, self.json),
             Command::Offsets(args) => offsets::run(&args, &quiet(&self.config)?, self.json),
@@ -205,7 +213,8 @@ fn quiet(path: &Path) -> anyhow::Result<Settings> {
 /// What an endpoint of the configuration signs with.
 fn keys(path: &Path, id: &str) -> anyhow::Result<secret::Keys> {
     let settings = load(path)?;
-    Ok(endpoints::find(&settings, id)?.into())
+    let endpoint: &Endpoint = endpoints::find(&settings, id)?;
+    Ok(endpoint.into())
 }
 
 /// Validates; a wrong configuration is the answer here, not an error to be told of.

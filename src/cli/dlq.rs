@@ -15,6 +15,7 @@ mod import;
 mod list;
 mod purge;
 mod reader;
+mod replay;
 mod row;
 mod summary;
 mod table;
@@ -34,6 +35,8 @@ enum What {
     Export(export::Args),
     /// Put exported letters on the dead-letter topic again.
     Import(import::Args),
+    /// Send letters again, once each, at a rate that does no harm.
+    Replay(replay::Args),
     /// Remove letters up to a point, for good.
     Purge(purge::Args),
 }
@@ -44,6 +47,7 @@ pub(super) fn run(args: &Args, settings: &Settings, json: bool) -> anyhow::Resul
         What::List(args) => list::run(args, settings, json),
         What::Export(args) => export::run(args, settings, json),
         What::Import(args) => import::run(args, settings, json),
+        What::Replay(args) => replay::run(args, settings, json),
         What::Purge(args) => purge::run(args, settings, json),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Write},
+    sync::Arc,
     time::Duration,
 };
 
@@ -93,7 +94,7 @@ pub(super) async fn run(args: Args, settings: &Settings, json: bool) -> anyhow::
 const CLIENT: &str = "the Kafka client cannot be made (kafka.properties)";
 
 /// An endpoint of the configuration by its id.
-pub(super) fn find<'a>(settings: &'a Settings, id: &str) -> anyhow::Result<&'a Endpoint> {
+pub(super) fn find<'a>(settings: &'a Settings, id: &str) -> anyhow::Result<&'a Arc<Endpoint>> {
     let endpoints = &settings.endpoints;
     if let Some(endpoint) = endpoints.iter().find(|endpoint| *endpoint.id == *id) {
         return Ok(endpoint);

@@ -66,6 +66,12 @@ impl Progress {
         self.counts.written += more;
     }
 
+    /// All counts at once, for work that counts by itself.
+    pub(super) fn set(&mut self, counts: Counts) {
+        self.counts = counts;
+        self.show();
+    }
+
     /// Tells the terminal how it stands: now and then, and when nothing comes.
     pub(super) fn show(&self) {
         if !self.bar.is_hidden() {

@@ -6,6 +6,7 @@
 mod adaptive;
 mod addresses;
 mod at_least_once;
+mod backfill;
 mod backpressure;
 mod blocked_many;
 mod breaker;
@@ -16,6 +17,8 @@ mod dead_letter;
 mod dependencies;
 mod dev;
 mod dlq_filters;
+mod dlq_marks;
+mod dlq_replay;
 mod endpoint_changes;
 mod fairness;
 mod fan_out_duplicates;

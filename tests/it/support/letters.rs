@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::records::NewRecord;
+use super::{Rig, command::arauto, config::ConfigFile, records::NewRecord};
 
 /// Every word `arauto-reason` may have.
 pub(crate) const REASONS: [&str; 22] = [
@@ -94,4 +94,22 @@ impl Letter {
         let keyed = self.record.clone().key(endpoint.expect("it has one").1.clone());
         self.envelope.iter().fold(keyed, |record, (name, value)| record.header(name, value.as_str()))
     }
+}
+
+/// The how manieth letter of an endpoint: of the event at that offset, with the id `<endpoint>-<number>`, in partition 0.
+pub(crate) fn numbered(rig: &Rig, endpoint: &str, number: usize) -> Letter {
+    Letter::new(&rig.dead(), &format!("{endpoint}-{number}"))
+        .with("arauto-endpoint", &endpoint)
+        .with("arauto-source-offset", &number)
+        .with("arauto-first-attempt", &1_700_000_000_001_i64)
+        .with("arauto-status", &503)
+        .with("arauto-error", &"no room")
+        .header("kept", "as it was")
+        .partition(0)
+}
+
+/// Makes the topics that Arauto owns.
+pub(crate) async fn make_topics(config: &ConfigFile) {
+    let made = arauto(&["topics", "--create", "--config", config.path().to_str().unwrap()]).await;
+    assert_eq!(made.code, 0, "{made:?}");
 }
