@@ -56,6 +56,11 @@ pub(crate) struct Usage {
     pub(crate) peak: f64,
 }
 
+/// What this process has used.
+pub(crate) fn own() -> Usage {
+    usage(std::process::id())
+}
+
 fn usage(pid: u32) -> Usage {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
     let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();

@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::Done;
 use crate::config::settings::Settings;
 
+mod body;
+mod curl;
 mod export;
 mod import;
 mod list;
@@ -17,8 +19,10 @@ mod purge;
 mod reader;
 mod replay;
 mod row;
+mod show;
 mod summary;
 mod table;
+mod tail;
 
 /// Look at dead letters, and decide what becomes of them.
 #[derive(Debug, clap::Args)]
@@ -31,6 +35,10 @@ pub(super) struct Args {
 enum What {
     /// List dead letters, or count them by endpoint, reason and status.
     List(list::Args),
+    /// Show all there is to know about a letter.
+    Show(show::Args),
+    /// Follow new dead letters.
+    Tail(tail::Args),
     /// Write letters to a file, so that they can be looked at, kept, or put back.
     Export(export::Args),
     /// Put exported letters on the dead-letter topic again.
@@ -45,6 +53,8 @@ enum What {
 pub(super) fn run(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Done> {
     match &args.what {
         What::List(args) => list::run(args, settings, json),
+        What::Show(args) => show::run(args, settings, json),
+        What::Tail(args) => tail::run(args, settings, json),
         What::Export(args) => export::run(args, settings, json),
         What::Import(args) => import::run(args, settings, json),
         What::Replay(args) => replay::run(args, settings, json),

@@ -16,6 +16,7 @@ pub(crate) mod letters;
 pub(crate) mod metrics;
 pub(crate) mod raw;
 pub(crate) mod records;
+pub(crate) mod terminal;
 
 use std::time::{Duration, SystemTime};
 
