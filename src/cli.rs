@@ -25,6 +25,7 @@ mod check;
 mod date;
 mod dev;
 mod dlq;
+mod doctor;
 mod endpoints;
 mod filter;
 mod groups;
@@ -80,6 +81,8 @@ enum Command {
     Dev(dev::Args),
     /// Validate the configuration, or explain where an event would go and why.
     Check(check::Args),
+    /// Look for what stands in the way: configuration, brokers, rights, topics, clocks, endpoints.
+    Doctor(doctor::Args),
     /// Show what a running instance does for each endpoint, those in trouble first.
     Lanes(lanes::Args),
     /// Look at dead letters, and decide what becomes of them.
@@ -143,6 +146,7 @@ impl Cli {
                 log::init_quiet(&log::default())?;
                 block_on(lanes::run(&args, &admin, self.json))
             }
+            Command::Doctor(_) => diagnose(&self.config, self.json),
             Command::Dlq(args) => dlq::run(&args, &quiet(&self.config)?, self.json),
             Command::Backfill(args) => backfill::run(&args, &quiet(&self.config)?, self.json),
             Command::Endpoints(args) => block_on(endpoints::run(args, &quiet(&self.config)?, self.json)),
@@ -223,6 +227,17 @@ fn validate(args: &check::Args, path: &Path, json: bool) -> anyhow::Result<Done>
     match app::load::file(path) {
         Ok(settings) => check::run(&settings, args, (path, json), &mut out).map(|()| Done::Well),
         Err(mistakes) => check::refuse(&mistakes, (path, json), &mut out).map(|()| Done::Refused),
+    }
+}
+
+/// Examines; a wrong configuration is the first thing it can find.
+fn diagnose(path: &Path, json: bool) -> anyhow::Result<Done> {
+    match app::load::file(path) {
+        Ok(settings) => {
+            log::init_silent()?;
+            block_on(doctor::run(&settings, path, json))
+        }
+        Err(mistakes) => doctor::refuse(&mistakes, path, json),
     }
 }
 

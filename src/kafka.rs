@@ -16,9 +16,11 @@ pub mod consumer;
 pub mod headers;
 pub mod observer;
 pub mod producer;
+pub mod reach;
 pub mod scan;
 pub mod topics;
 pub mod transaction;
+pub mod trial;
 
 /// What every client begins with: the brokers, then the properties passed through. Whoever makes a client sets after
 /// them what its correctness relies on.

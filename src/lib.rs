@@ -5,6 +5,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod dev;
+pub mod doctor;
 pub mod http;
 pub mod kafka;
 pub mod letters;

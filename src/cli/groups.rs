@@ -4,12 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context;
 
-use super::Usage;
 use crate::{
-    config::{
-        read::nearest,
-        settings::{Endpoint, Kafka, Queue, Settings, TopicSelector},
-    },
+    config::settings::{Endpoint, Kafka, Queue, Settings, TopicSelector},
     kafka::{
         consumer::TopicPartition,
         observer::Observer,
@@ -116,16 +112,6 @@ impl Group {
         let running = self.observer.has_members(&never_read);
         running.with_context(|| format!("whether an instance of {} runs cannot be found out", self.name))
     }
-}
-
-/// The endpoint with this id, or what may have been meant.
-pub(super) fn endpoint<'a>(settings: &'a Settings, id: &str) -> anyhow::Result<&'a Arc<Endpoint>> {
-    let endpoints = &settings.endpoints;
-    endpoints.iter().find(|endpoint| *endpoint.id == *id).ok_or_else(|| {
-        let near = nearest(id, endpoints.iter().map(|endpoint| &*endpoint.id));
-        let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-        Usage(format!("there is no endpoint {id:?} in the configuration{near}")).into()
-    })
 }
 
 fn look(kafka: &Kafka) -> anyhow::Result<(Observer, Topics)> {

@@ -34,3 +34,8 @@ pub(super) fn init(log: &Log) -> anyhow::Result<()> {
 pub(super) fn init_quiet(log: &Log) -> anyhow::Result<()> {
     init(&Log { level: "warn".to_owned(), format: log.format })
 }
+
+/// For a command that tells by itself what the clients complain of.
+pub(super) fn init_silent() -> anyhow::Result<()> {
+    init(&Log { level: "error,rdkafka=off".to_owned(), format: LogFormat::Auto })
+}

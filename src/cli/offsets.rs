@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::{
-    Done, Usage, date,
-    groups::{self, Group, Standing},
+    Done, Usage, ask, date, endpoints,
+    groups::{Group, Standing},
     paint::{DIM, Paint},
 };
 use crate::{
@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args, settings: &Settings, json: bool) -> anyhow::Resul
 }
 
 fn own(settings: &Settings, id: &str) -> anyhow::Result<Group> {
-    let endpoint = groups::endpoint(settings, id)?;
+    let endpoint = endpoints::find(settings, id)?;
     if endpoint.queue != Queue::Own {
         let told =
             "has no queue of its own (queue = \"own\" or an ordering), it is read for by the main group";
@@ -148,24 +148,17 @@ fn reset(group: &Group, settings: &Settings, to: Position, yes: bool, json: bool
     };
     let standings = group.standings(&group.sources)?;
     let changes = standings.into_iter().map(change).collect::<anyhow::Result<Vec<_>>>()?;
-    let ask = !yes && io::stdin().is_terminal() && io::stderr().is_terminal();
-    if ask || !json {
+    let asks = !yes && io::stdin().is_terminal() && io::stderr().is_terminal();
+    if asks || !json {
         show(&changes, &group.name)?;
     }
-    if ask && !agreed("Set these offsets?")? {
+    if asks && !ask::confirm("Set these offsets?", false)? {
         eprintln!("nothing was changed");
         return Ok(false);
     }
     let offsets: Vec<_> = changes.iter().map(|change| (change.standing.of.clone(), change.to)).collect();
     group.observer.set_committed(&offsets).with_context(running)?;
     Ok(true)
-}
-
-fn agreed(question: &str) -> anyhow::Result<bool> {
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("reading the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// What changes; on stderr, since the result follows on stdout.

@@ -121,6 +121,7 @@ mod tests {
         };
         let found = |partitions, retention: Option<&str>| Found {
             partitions,
+            replicas: 1,
             config: retention.map(|value| BTreeMap::from([("retention.ms".to_owned(), value.to_owned())])),
         };
         let inspection = Inspection {

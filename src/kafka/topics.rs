@@ -69,6 +69,8 @@ pub struct Topic {
 pub struct Found {
     /// Its partitions.
     pub partitions: usize,
+    /// The fewest replicas a partition of it has.
+    pub replicas: usize,
     /// Its configuration; `None` when the brokers do not tell.
     pub config: Option<BTreeMap<String, String>>,
 }
@@ -341,7 +343,7 @@ mod tests {
 
     fn check(key: &'static str, wanted: &str, found: &str, expected: Option<Severity>) {
         let config = Some(BTreeMap::from([(key.to_owned(), found.to_owned())]));
-        let found = BTreeMap::from([("t".to_owned(), Found { partitions: 6, config })]);
+        let found = BTreeMap::from([("t".to_owned(), Found { partitions: 6, replicas: 1, config })]);
         let findings = diff(&[topic("t", &[(key, wanted)])], &found);
         assert_eq!(findings.first().map(|finding| finding.severity), expected, "{key}: {wanted} {found:?}");
         assert_eq!(findings.len(), usize::from(expected.is_some()));
@@ -369,7 +371,7 @@ mod tests {
     #[test]
     fn what_cannot_be_verified_is_no_difference() {
         let needed = [topic("t", &[("retention.ms", "1000")]), topic("absent", &[])];
-        let found = BTreeMap::from([("t".to_owned(), Found { partitions: 3, config: None })]);
+        let found = BTreeMap::from([("t".to_owned(), Found { partitions: 3, replicas: 1, config: None })]);
         let severities: Vec<Severity> =
             diff(&needed, &found).iter().map(|finding| finding.severity).collect();
         assert_eq!(severities, [Severity::Note, Severity::Unverified]);
@@ -379,7 +381,10 @@ mod tests {
     fn the_state_topic_has_one_partition() {
         let needed = [Topic { partitions: 1, ..topic("arauto.state", &[]) }];
         let found = |partitions| {
-            BTreeMap::from([("arauto.state".to_owned(), Found { partitions, config: Some(BTreeMap::new()) })])
+            BTreeMap::from([(
+                "arauto.state".to_owned(),
+                Found { partitions, replicas: 1, config: Some(BTreeMap::new()) },
+            )])
         };
         assert_eq!(diff(&needed, &found(1)), []);
         assert_eq!(diff(&needed, &found(6))[0].severity, Severity::Error);

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use rdkafka::{
+    ClientConfig,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{FutureProducer, Producer as _},
 };
@@ -51,17 +52,7 @@ impl Writer {
     /// Becomes the writer of this name. An earlier one is fenced: what it left open is aborted, what it committed is
     /// seen by whoever begins to read after this.
     pub fn begin(kafka: &Kafka, transactional_id: &str) -> Result<Self, Error> {
-        let mut config = client_config(kafka);
-        config
-            .set("transactional.id", transactional_id)
-            .set("transaction.timeout.ms", OPEN_AT_MOST)
-            // The client wants it to be no longer than the transaction.
-            .set("message.timeout.ms", OPEN_AT_MOST)
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", "5")
-            // Originals near the brokers' limit grow by our headers; the brokers decide what is too large.
-            .set("message.max.bytes", "100000000");
+        let config = config(kafka, transactional_id);
         let writer = Self(config.create_with_context(Context).map_err(Error::Create)?);
         writer.insist(|client| client.init_transactions(PATIENCE)).map_err(|error| writer.judge(error))?;
         Ok(writer)
@@ -123,6 +114,22 @@ impl Writer {
         }
         Error::Aborted(error)
     }
+}
+
+/// What a client needs that writes in transactions.
+pub(super) fn config(kafka: &Kafka, transactional_id: &str) -> ClientConfig {
+    let mut config = client_config(kafka);
+    config
+        .set("transactional.id", transactional_id)
+        .set("transaction.timeout.ms", OPEN_AT_MOST)
+        // The client wants it to be no longer than the transaction.
+        .set("message.timeout.ms", OPEN_AT_MOST)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("linger.ms", "5")
+        // Originals near the brokers' limit grow by our headers; the brokers decide what is too large.
+        .set("message.max.bytes", "100000000");
+    config
 }
 
 fn is_fencing(code: RDKafkaErrorCode) -> bool {

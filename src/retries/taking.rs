@@ -4,7 +4,7 @@
 //! is known wherever it ends, and whoever begins again takes the rest. There is one writer at a time: a later one takes
 //! over, and reads the markers only then, so none is passed over.
 //!
-//! While an instance runs, what is ready soon is left to its reader ([`marker::AHEAD`]). Some of that is only about to go
+//! While an instance runs, what is ready soon is left to its reader ([`AHEAD`]). Some of that is only about to go
 //! on to another tier; it is looked for again afterwards. Without members of the group nobody can act on anything.
 
 use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};

@@ -23,6 +23,7 @@ mod dlq_replay;
 mod dlq_round_trip;
 mod dlq_show;
 mod dlq_terminal;
+mod doctor;
 mod endpoint_changes;
 mod fairness;
 mod fan_out_duplicates;

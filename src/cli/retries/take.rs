@@ -9,7 +9,7 @@ use std::{
 
 use super::scan;
 use crate::{
-    cli::{Done, ask, groups, words::span},
+    cli::{Done, ask, endpoints, words::span},
     config::settings::{self, Settings},
     pipeline::{
         delivery::now,
@@ -72,7 +72,7 @@ fn run(args: &Args, act: Act, settings: &Settings, json: bool) -> anyhow::Result
             ControlFlow::Continue(())
         },
     )?;
-    let configured = groups::endpoint(settings, &args.endpoint);
+    let configured = endpoints::find(settings, &args.endpoint);
     let endpoint = match (&configured, found.count) {
         // What waits for an endpoint that was removed can be ended, too.
         (Err(_), 1..) => None,

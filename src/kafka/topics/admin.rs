@@ -65,10 +65,23 @@ impl Admin {
         let needed = needed(&settings.topics, largest, own.iter().copied());
         let found = needed.iter().filter_map(|topic| {
             let partitions = *existing.get(&topic.name)?;
-            Some((topic.name.clone(), Found { partitions, config: configs.remove(&topic.name) }))
+            let replicas = replicas(&metadata, &topic.name);
+            Some((topic.name.clone(), Found { partitions, replicas, config: configs.remove(&topic.name) }))
         });
         let found = found.collect();
         Ok(Inspection { found, needed, sources, missing_sources })
+    }
+
+    /// Would the brokers create such a topic for us? Nothing is created.
+    pub async fn may_create(&self, topic: &Topic) -> Result<(), KafkaError> {
+        let options = AdminOptions::new().request_timeout(Some(REQUEST)).validate_only(true);
+        for result in self.client().create_topics(&[new_topic(topic)], &options).await? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) => return Err(KafkaError::AdminOp(code)),
+            }
+        }
+        Ok(())
     }
 
     /// Creates topics and waits until they can be used. One that exists is fine: another instance was first.
@@ -182,6 +195,12 @@ fn usable(metadata: &Metadata) -> BTreeMap<String, usize> {
             && topic.partitions().iter().all(|partition| partition.leader() >= 0)
     });
     usable.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect()
+}
+
+fn replicas(metadata: &Metadata, topic: &str) -> usize {
+    let topic = metadata.topics().iter().find(|found| found.name() == topic);
+    let partitions = topic.into_iter().flat_map(|topic| topic.partitions());
+    partitions.map(|partition| partition.replicas().len()).min().unwrap_or(0)
 }
 
 /// The broker that answered, or, if that was one whose id is not known yet, the first.

@@ -42,7 +42,13 @@ struct Running {
 impl Broker {
     /// Starts a broker and waits until it serves.
     pub(crate) async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same with more properties, which win over those of `server.properties`.
+    pub(crate) async fn start_with(properties: &str) -> Self {
         let dir = TempDir::with_prefix("arauto-kafka-").expect("a temporary directory");
+        std::fs::write(dir.path().join("more.properties"), properties).unwrap();
         let mut broker = Self { dir, address: String::new(), running: None };
         broker.run().await;
         broker.address = std::fs::read_to_string(broker.path("address")).unwrap().trim().to_owned();
