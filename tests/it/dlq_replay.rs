@@ -316,7 +316,6 @@ async fn letters_go_to_another_endpoint_and_under_new_ids_when_told() {
     }
 }
 
-/// A killed replay leaves a transaction open; the brokers abort it, and who reads the tier waits no longer than that.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_scheduled_before_an_interruption_keeps_its_rate() {
     const COUNT: usize = 3_000;
