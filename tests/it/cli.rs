@@ -123,7 +123,9 @@ async fn run_with_a_wrong_configuration_ends_with_2_and_names_every_mistake() {
 async fn help_lists_every_command_and_the_exit_codes() {
     let output = arauto(&["--help"]).await;
     assert_eq!(output.code, 0);
-    for command in ["run", "dev", "check", "topics", "send", "listen", "offsets", "lanes"] {
+    for command in
+        ["run", "dev", "check", "topics", "send", "listen", "offsets", "lag", "lanes", "retries", "doctor"]
+    {
         assert!(output.stdout.contains(&format!("\n  {command} ")), "{command}: {}", output.stdout);
         let help = arauto(&[command, "--help"]).await;
         assert_eq!(help.code, 0, "{command}");
