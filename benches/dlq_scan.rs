@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout, clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::{
+    env, fs,
     ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
@@ -30,7 +31,15 @@ use rdkafka::{
 #[allow(dead_code)] // What one bench has no use for another has.
 mod rig;
 
+/// What a process that reads is told: its configuration, the dead-letter topic, and which of the filters.
+const CONFIG: &str = "ARAUTO_BENCH_CONFIG";
+const TOPIC: &str = "ARAUTO_BENCH_TOPIC";
+const FILTER: &str = "ARAUTO_BENCH_FILTER";
+
 fn main() {
+    if env::var(rig::process::ROLE).is_ok() {
+        return measure();
+    }
     let letters = rig::number("ARAUTO_BENCH_LETTERS", 1_000_000);
     let broker = rig::broker::Broker::start(false);
     if broker.is_embedded() {
@@ -42,10 +51,16 @@ fn main() {
     let partitions = broker.partitions(letters);
     broker.create(&topic, partitions);
     fill(&broker, (&topic, partitions), letters);
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let config = dir.path().join("arauto.toml");
+    fs::write(&config, rig::head(&broker, "orders", &prefix)).expect("a file");
     println!("{letters} dead letters of 1 KiB, {partitions} partitions, {}", broker.kind());
     println!("{:44} {:>10} {:>9} {:>12} {:>10}", "filter", "letters/s", "matched", "CPU µs each", "peak MiB");
-    for (name, filter) in filters() {
-        measure(&broker, &prefix, name, filter);
+    for filter in 0..filters().len() {
+        // A process for each: memory is that of reading alone.
+        let mut reader = rig::process::again("read");
+        reader.env(CONFIG, &config).env(TOPIC, &topic).env(FILTER, filter.to_string());
+        assert!(reader.status().expect("it can be started").success());
     }
 }
 
@@ -110,14 +125,14 @@ fn fill(broker: &rig::broker::Broker, (topic, partitions): (&str, i32), letters:
     producer.flush(Duration::from_secs(300)).expect("the broker takes everything");
 }
 
-fn measure(broker: &rig::broker::Broker, prefix: &str, name: &str, filter: Filter) {
-    let dir = tempfile::TempDir::new().expect("a temporary directory");
-    let path = dir.path().join("arauto.toml");
-    std::fs::write(&path, rig::head(broker, "orders", prefix)).expect("a file");
-    let settings = load::file(&path).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+fn measure() {
+    let told = |name| env::var(name).expect("it is told");
+    let filter = told(FILTER).parse().ok().and_then(|at: usize| filters().into_iter().nth(at));
+    let (name, filter) = filter.expect("there is such a filter");
+    let settings = load::file(told(CONFIG).as_ref()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let decoder = Arc::new(Decoder::new(&settings.events, "".into()));
     let mut scanner = Scanner::new(&settings.kafka).expect("a client");
-    let spans = spans::of(&scanner, &format!("{prefix}.dead"), &filter).expect("the topic is there");
+    let spans = spans::of(&scanner, &told(TOPIC), &filter).expect("the topic is there");
     let total: u64 = spans.iter().map(Span::len).sum();
     let mut matcher = Matcher::new(filter, decoder).expect("a right expression");
     let (mut read, mut matched) = (0_u64, 0_u64);
