@@ -33,6 +33,7 @@ mod lag;
 mod lanes;
 mod listen;
 mod log;
+mod manual;
 mod offsets;
 mod pager;
 mod paint;
@@ -52,7 +53,7 @@ mod words;
 #[command(
     name = "arauto",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
+    after_help = "Output is coloured on a terminal unless NO_COLOR is set.\n\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration."
 )]
 pub struct Cli {
     /// Configuration file.
@@ -76,6 +77,17 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Deliver events until stopped.
+    #[command(after_help = "\
+Examples:
+  arauto run --config /etc/arauto/arauto.toml
+  ARAUTO_CONFIG=arauto.toml arauto run
+
+Endpoints are read again when a file of the configuration changes, or at SIGHUP. SIGTERM and Ctrl-C end it in order: what
+is under way is finished, what waits is handed on.
+
+Prints nothing; logs go to stderr, as JSON unless that is a terminal (log.format).
+
+Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.")]
     Run,
     /// Try it all on this machine: embedded broker, receiver, sample events. Needs no Kafka and no configuration.
     Dev(dev::Args),
@@ -109,6 +121,10 @@ enum Command {
     Verify(verify::Args),
     /// Make a fresh secret.
     Secret(secret::Args),
+    /// Print what makes a shell complete our commands.
+    Completions(manual::Completions),
+    /// Write man pages.
+    Man(manual::Man),
 }
 
 /// How a command ended that did what it was asked to.
@@ -175,6 +191,8 @@ impl Cli {
                 verify::run(&args, keys, self.json)
             }
             Command::Secret(args) => secret::run(&args, self.json),
+            Command::Completions(args) => manual::complete(&args),
+            Command::Man(args) => manual::write(&args),
         }
     }
 }
@@ -259,6 +277,29 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Each command that does something, by its words.
+    fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, String)>) {
+        let words = format!("{words} {}", command.get_name());
+        for below in command.get_subcommands() {
+            leaves(below, &words, found);
+        }
+        if !command.has_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string);
+            found.push((words, help.unwrap_or_default()));
+        }
+    }
+
+    #[test]
+    fn every_command_has_examples_and_says_what_its_json_is() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        for (command, help) in found {
+            assert!(help.contains("Examples:\n"), "{command}: {help}");
+            let silent = [" arauto run", " arauto completions", " arauto man"].contains(&command.as_str());
+            assert!(silent || help.contains("json"), "{command}: {help}");
+        }
     }
 
     #[test]

@@ -3,3 +3,4 @@
 pub mod broker;
 pub mod receiver;
 pub mod sample;
+pub mod script;

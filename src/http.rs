@@ -26,6 +26,7 @@ use crate::pipeline::outcome::{Attempt, AttemptResult, RetryAfter};
 pub mod ask;
 pub mod certificate;
 mod connect;
+pub mod forward;
 pub mod guard;
 pub mod probe;
 

@@ -24,6 +24,16 @@ use crate::{
 
 /// Check the configuration; with an event, tell who gets it and why each other endpoint does not.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  arauto check
+  arauto check --event order.json --topic orders --header ce_type=order.paid
+  echo '{}' | arauto check --event - --topic orders --json
+
+--json: {\"valid\", \"endpoints\" (how many), \"event\": {topic, read, type, tenant, id, id_note, endpoints: [{id, verdict, text}]}};
+of a wrong configuration {\"valid\": false, \"mistakes\"}.
+
+Exit codes: 0 valid, 1 failed, 2 wrong usage or configuration.")]
 pub(super) struct Args {
     /// A file with an event's value, `-` for standard input; its bytes are taken as they are.
     #[arg(long, value_name = "FILE", requires = "topic")]

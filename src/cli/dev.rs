@@ -50,6 +50,12 @@ const UNSHOWN: usize = 4_096;
 
 /// Try it all: embedded broker, sample events, and endpoints with different fates. Needs no Kafka, no configuration.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  arauto dev
+  arauto dev --events 20
+
+--json: a line for each thing that happens, its kind one of started, attempt, dead_letter and summary.")]
 pub(super) struct Args {
     /// End once this many sample events have reached their end everywhere; exit code 1 if anything did not verify.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

@@ -1,5 +1,5 @@
-//! `arauto endpoints`: an operator's word to one endpoint. It is written to the state topic, so every instance hears
-//! it, those still to be started included; none need be running.
+//! `arauto endpoints`: which there are, whether one can be reached, and an operator's word to one. The word is written
+//! to the state topic, so every instance hears it, those still to be started included; none need be running.
 
 use std::{
     io::{self, Write},
@@ -38,7 +38,10 @@ const READ: Duration = Duration::from_secs(30);
 /// One look at it.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Tell an endpoint to go on or to wait.
+mod list;
+mod test;
+
+/// Show the endpoints, try one, or tell one to go on or to wait.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -47,15 +50,30 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Show the endpoints as the configuration has them, defaults applied, secrets masked. Asks nobody.
+    List(list::Args),
+    /// Send one signed `arauto.test` event to an endpoint, now, and show every part of it. Needs no Kafka.
+    Test(test::Args),
     /// Deliver again to an endpoint that was disabled: it answered 410 (Gone), or failed for `disable_after`. What
     /// fails counts anew from now on. Dead letters stay where they are.
+    #[command(after_help = TOLD)]
     Enable(Which),
     /// Send nothing to an endpoint; everything waits, uncharged, until `resume`, also over restarts.
+    #[command(after_help = TOLD)]
     Pause(Which),
     /// Let a paused endpoint go on. What was parked meanwhile follows within a quarter of an hour. A pause in the
     /// configuration (`paused = true`) stays.
+    #[command(after_help = TOLD)]
     Resume(Which),
 }
+
+const TOLD: &str = "\
+Examples:
+  arauto endpoints enable crm
+  arauto endpoints pause crm
+  arauto endpoints resume crm
+
+--json: {\"before\", \"after\"}, each with endpoint, enabled, disabled, paused ({\"by\", \"since\"} or null) and failing_since.";
 
 #[derive(Debug, clap::Args)]
 struct Which {
@@ -73,6 +91,8 @@ struct Told {
 
 pub(super) async fn run(args: Args, settings: &Settings, json: bool) -> anyhow::Result<Done> {
     let (command, Which { id }) = match args.what {
+        What::List(args) => return list::run(&args, settings, json),
+        What::Test(args) => return test::run(&args, settings, json).await,
         What::Enable(which) => (Command::Enable, which),
         What::Pause(which) => (Command::Pause, which),
         What::Resume(which) => (Command::Resume, which),

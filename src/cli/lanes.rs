@@ -32,6 +32,15 @@ const END: &str = "\x1b[J\x1b[?7h";
 
 /// Show what each active endpoint's lane does, those in trouble first.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  arauto lanes
+  arauto lanes --watch --top 10
+  arauto lanes --admin 10.0.0.7:9464 --json | jq -r '.lanes[] | select(.breaker == \"open\").endpoint'
+
+--json: {\"at\", \"lanes\"}, on one line for each look; a lane has endpoint, queued, waiting, in_flight, limit, concurrency, rate,
+rate_limit, breaker, next_probe, paused, paused_until, disabled, cursor, failing_since, last_error, own_queue_lag. Times are
+unix ms.")]
 pub(super) struct Args {
     /// Again every second, in place, until Ctrl-C.
     #[arg(long)]

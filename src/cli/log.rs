@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use anyhow::{Context, anyhow};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
+use super::paint;
 use crate::config::settings::{Log, LogFormat};
 
 /// The documented defaults, for commands that run without a configuration.
@@ -25,7 +26,7 @@ pub(super) fn init(log: &Log) -> anyhow::Result<()> {
     let initialised = if json {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().with_ansi(terminal).with_writer(io::stderr)).try_init()
+        registry.with(fmt::layer().with_ansi(terminal && paint::wanted()).with_writer(io::stderr)).try_init()
     };
     initialised.map_err(|error| anyhow!("logging is set up already: {error}"))
 }

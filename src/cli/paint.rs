@@ -15,8 +15,7 @@ pub(super) struct Paint(bool);
 impl Paint {
     /// Colours only for a terminal, and not if <https://no-color.org> asks for none.
     pub(super) fn stdout() -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self(wanted && io::stdout().is_terminal())
+        Self(wanted() && io::stdout().is_terminal())
     }
 
     /// No colours.
@@ -29,4 +28,9 @@ impl Paint {
     pub(super) fn paint(self, colour: &str, text: &str) -> String {
         if self.0 { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// Does <https://no-color.org> not ask for none?
+pub(super) fn wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

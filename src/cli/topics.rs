@@ -11,6 +11,16 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  arauto topics
+  arauto topics --create
+  arauto topics --json | jq -r '.[] | select(.state != \"ok\").topic'
+
+--json: an array of objects with topic, kind (own, source), state (ok, missing, differs, unverified), partitions and
+findings (topic, key, found, wanted, severity).
+
+Exit codes: 0 all is as it should be, 1 something is missing or differs, 2 wrong usage or configuration.")]
 pub(super) struct Args {
     /// Create what is missing; what exists is never changed.
     #[arg(long)]

@@ -22,7 +22,7 @@ use axum::{
     routing::get,
     serve::ListenerExt,
 };
-use http_types::{HeaderMap, StatusCode, Uri};
+use http_types::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
@@ -31,7 +31,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::pipeline::sign::{self, verify};
+use super::script::{Step, Steps};
+use crate::{
+    http::forward::{Forwarder, NoAnswer},
+    pipeline::sign::{self, verify},
+};
 
 /// Larger than any record a broker takes by default (1 MB), small enough to hold a few.
 const LARGEST_BODY: usize = 64 * 1024 * 1024;
@@ -51,8 +55,11 @@ pub struct Options {
     pub keep: usize,
     /// How many ids to remember for telling duplicates; the oldest are forgotten.
     pub remember: usize,
-    /// Where to tell of each answered request. A full channel loses the telling, never the request.
+    /// Where to tell of each request when it is answered, or known not to be. A full channel loses the telling, never
+    /// the request.
     pub tell: Option<mpsc::Sender<Arc<Received>>>,
+    /// Who answers instead of the scripts; gets only what verifies, if there are keys.
+    pub forward: Option<Forwarder>,
 }
 
 /// How requests are answered, counted per script. What fails is answered with `fail_status`.
@@ -72,6 +79,8 @@ pub struct Script {
     pub never: bool,
     /// Headers of every answer, e.g. `retry-after`.
     pub headers: Vec<(String, String)>,
+    /// Answers step by step, instead of all the above.
+    pub steps: Option<Steps>,
 }
 
 /// One webhook as it came in.
@@ -87,8 +96,10 @@ pub struct Received {
     pub body: Bytes,
     /// What verifying said; `None` without keys.
     pub verified: Option<Result<(), verify::Refused>>,
-    /// The status it is answered with.
-    pub status: u16,
+    /// The status it is answered with; `None`: it is not answered.
+    pub status: Option<u16>,
+    /// Why it was not forwarded, or what came of that.
+    pub note: Option<String>,
     /// Was its id answered with 2xx on this path before?
     pub duplicate: bool,
 }
@@ -154,6 +165,7 @@ impl Options {
             keep: 1_000,
             remember: 1_000_000,
             tell: None,
+            forward: None,
         }
     }
 }
@@ -168,11 +180,24 @@ impl Default for Script {
             delay: Duration::ZERO,
             never: false,
             headers: Vec::new(),
+            steps: None,
         }
     }
 }
 
 impl Script {
+    /// What the `number`th request (from 0) gets.
+    fn step(&self, number: u64) -> Step {
+        match &self.steps {
+            Some(steps) => steps.at(number).clone(),
+            None => Step {
+                status: (!self.never).then(|| self.status(number)),
+                delay: self.delay,
+                headers: self.headers.clone(),
+            },
+        }
+    }
+
     /// The status for the `number`th request (from 0).
     fn status(&self, number: u64) -> u16 {
         let failed = number < self.fail_first || scatter(number) % 100 < u64::from(self.fail_percent);
@@ -285,7 +310,7 @@ impl Shared {
     }
 
     /// Counts a request and decides its answer.
-    fn receive(&self, uri: &Uri, headers: HeaderMap, body: Bytes) -> (Received, u64) {
+    fn receive(&self, uri: &Uri, headers: HeaderMap, body: Bytes) -> (Received, u64, Step) {
         let at_ms = now_ms();
         let verified = self.verify(&headers, &body, at_ms);
         let id = headers.get(sign::ID).map(|value| value.as_bytes()).unwrap_or_default();
@@ -300,17 +325,19 @@ impl Shared {
         let (name, script) = self.script(uri.path());
         let number = seen.number(name);
         let duplicate = seen.note(key, self.options.remember);
-        let status = script.status(number);
+        let step = script.step(number);
         let path = uri.path_and_query().map_or_else(|| uri.path().to_owned(), ToString::to_string);
-        (Received { at_ms, path, headers, body, verified, status, duplicate }, key)
+        let (status, note) = (step.status, None);
+        (Received { at_ms, path, headers, body, verified, status, note, duplicate }, key, step)
     }
 
     /// Counts the answer and tells of it.
     fn answered(&self, received: Received, key: u64) {
         let received = Arc::new(received);
         let mut seen = self.seen();
-        *seen.stats.answered.entry(received.status).or_default() += 1;
-        if (200..300).contains(&received.status)
+        let status = received.status.unwrap_or_default();
+        *seen.stats.answered.entry(status).or_default() += 1;
+        if (200..300).contains(&status)
             && let Some(accepted) = seen.ids.get_mut(&key)
         {
             *accepted = true;
@@ -322,13 +349,17 @@ impl Shared {
             seen.last.push_back(Arc::clone(&received));
         }
         // Still under the lock: whoever sees the counts finds in the channel what was counted.
+        self.tell(received);
+        drop(seen);
+        self.changed.notify_waiters();
+    }
+
+    fn tell(&self, received: Arc<Received>) {
         if let Some(tell) = &self.options.tell
             && tell.try_send(received).is_err()
         {
             tracing::debug!("a webhook was counted but not shown");
         }
-        drop(seen);
-        self.changed.notify_waiters();
     }
 }
 
@@ -365,19 +396,55 @@ async fn stats(State(shared): State<Arc<Shared>>) -> Json<Stats> {
     Json(shared.seen().stats.clone())
 }
 
-async fn webhook(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let (received, key) = shared.receive(&uri, headers, body);
+async fn webhook(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let (mut received, key, step) = shared.receive(&uri, headers, body);
     shared.changed.notify_waiters();
-    let (_, script) = shared.script(uri.path());
-    if script.never {
+    if let Some(forwarder) = &shared.options.forward {
+        let answer = hand_on(forwarder, method, &mut received).await;
+        shared.answered(received, key);
+        return answer;
+    }
+    let Some(status) = step.status else {
+        shared.tell(Arc::new(received));
         or_stopped(&shared.stop, std::future::pending::<Infallible>()).await;
         return answer(503, &[]);
+    };
+    if !step.delay.is_zero() {
+        or_stopped(&shared.stop, tokio::time::sleep(step.delay)).await;
     }
-    if !script.delay.is_zero() {
-        or_stopped(&shared.stop, tokio::time::sleep(script.delay)).await;
-    }
-    let answer = answer(received.status, &script.headers);
+    let answer = answer(status, &step.headers);
     shared.answered(received, key);
+    answer
+}
+
+/// Lets another server answer, if the request is what it says it is.
+async fn hand_on(forwarder: &Forwarder, method: Method, received: &mut Received) -> Response {
+    let (status, note) = if matches!(received.verified, Some(Err(_))) {
+        (StatusCode::UNAUTHORIZED, "not forwarded".to_owned())
+    } else {
+        let body = received.body.clone();
+        match forwarder.forward(method, &received.path, &received.headers, body).await {
+            Ok(forwarded) => {
+                received.status = Some(forwarded.status.as_u16());
+                let mut answer = Response::new(Body::from(forwarded.body));
+                *answer.status_mut() = forwarded.status;
+                *answer.headers_mut() = forwarded.headers;
+                return answer;
+            }
+            Err(error @ NoAnswer::Failed(_)) => (StatusCode::BAD_GATEWAY, error.to_string()),
+            Err(error @ NoAnswer::TooLate) => (StatusCode::GATEWAY_TIMEOUT, error.to_string()),
+        }
+    };
+    received.status = Some(status.as_u16());
+    let mut answer = Response::new(Body::from(note.clone()));
+    *answer.status_mut() = status;
+    received.note = Some(note);
     answer
 }
 

@@ -3,13 +3,14 @@
 //! Pure: takes the time, signs exactly the bytes it is given, never changes or re-encodes a body.
 //! Keys are prepared once per endpoint; a signature then costs hashing the body and nothing else.
 
+use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER};
 use ed25519_dalek::Signer as _;
 use hmac::{Hmac, KeyInit, Mac};
 use http_types::{HeaderMap, HeaderName, HeaderValue};
 use sha2::Sha256;
 
-use super::request;
+use super::{Event, request};
 use crate::config::{
     secret::SigningKey,
     settings::{Endpoint, Signature},
@@ -51,6 +52,20 @@ impl Signer {
     /// Prepares these keys for a scheme.
     pub fn with(scheme: Signature, keys: &[SigningKey]) -> Self {
         Self { scheme, keys: keys.iter().map(Key::new).collect() }
+    }
+
+    /// The headers and the body of attempt number `attempt` (1 is the first), signed.
+    pub fn request(
+        &self,
+        template: &request::Template,
+        event: &Event,
+        attempt: u32,
+        now_ms: i64,
+    ) -> (HeaderMap, Bytes) {
+        let body = event.value.clone().unwrap_or_default();
+        let mut headers = template.headers(event, attempt);
+        self.sign(&event.id, now_ms.div_euclid(1000), &body, &mut headers);
+        (headers, body)
     }
 
     /// Puts the headers of one attempt into `headers`, over whatever was there by these names.

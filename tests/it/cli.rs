@@ -199,7 +199,7 @@ async fn send_waits_for_every_acknowledgement() {
     assert_eq!(output.code, 0, "{output:?}");
     assert_eq!(
         output.json(),
-        json!({ "topic": topic, "sent": 25, "failed": 0, "errors": {}, "last": { "partition": 0, "offset": 25 } })
+        json!({ "topic": topic, "sent": 25, "failed": 0, "errors": {}, "last": { "topic": topic, "partition": 0, "offset": 25 } })
     );
     let records = rig.cluster.read(&topic).await;
     assert_eq!(records.len(), 26);

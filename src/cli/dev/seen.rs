@@ -44,7 +44,7 @@ impl Seen {
             latency_ms: None,
             fate: Fate::Attempt {
                 attempt: received.header("arauto-attempt").parse().unwrap_or(0),
-                status: received.status,
+                status: received.status.unwrap_or_default(),
                 verified: received.verified == Some(Ok(())),
             },
         }

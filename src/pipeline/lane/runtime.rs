@@ -67,10 +67,7 @@ impl Runtime {
             (Err(error), _) => return impossible(error),
             (_, Err(error)) => return impossible(error),
         };
-        let event = delivery.event();
-        let body = event.value.clone().unwrap_or_default();
-        let mut headers = template.headers(event, delivery.attempts + 1);
-        self.signer.sign(&event.id, now.div_euclid(1000), &body, &mut headers);
+        let (headers, body) = self.signer.request(template, delivery.event(), delivery.attempts + 1, now);
         client.attempt(target, headers, body).await
     }
 }

@@ -37,8 +37,18 @@ pub(crate) async fn arauto(arguments: &[&str]) -> Output {
 
 /// The same with something on standard input.
 pub(crate) async fn arauto_reading(arguments: &[&str], stdin: &str) -> Output {
+    run(arguments, &[], stdin).await
+}
+
+/// The same with environment variables of its own.
+pub(crate) async fn arauto_with(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    run(arguments, environment, "").await
+}
+
+async fn run(arguments: &[&str], environment: &[(&str, &str)], stdin: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_arauto"));
     command.args(arguments).env_remove("ARAUTO_CONFIG").env_remove("RUST_LOG");
+    command.envs(environment.iter().copied());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let stdin = stdin.to_owned();
     let run = move || {
