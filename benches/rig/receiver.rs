@@ -71,6 +71,9 @@ struct Seen {
 
 impl Seen {
     fn refuse(&mut self, event: u64, now: u64) -> bool {
+        if event >= super::WARM {
+            return false;
+        }
         if self.first == 0 {
             self.first = now;
         }

@@ -22,7 +22,7 @@ impl Event {
     /// A JSON event of 1 KiB that begins with its number and the time now.
     pub(crate) fn new(number: u64) -> Self {
         let at = receiver::micros();
-        let head = format!("{{\"n\":{number:010},\"at\":{at:016},\"type\":\"order.created\",\"pad\":\"");
+        let head = format!("{{\"n\":\"{number:010}\",\"at\":{at:016},\"type\":\"order.created\",\"pad\":\"");
         let mut body = head.into_bytes();
         body.resize(SIZE - 2, b'x');
         body.extend_from_slice(b"\"}");
@@ -34,7 +34,7 @@ impl Event {
         let number = |from: usize, to: usize| {
             std::str::from_utf8(&body[from..to]).ok().and_then(|text| text.parse().ok())
         };
-        number(5, 15).zip(number(21, 37)).expect("an event of ours")
+        number(6, 16).zip(number(23, 39)).expect("an event of ours")
     }
 }
 
@@ -43,6 +43,7 @@ pub(crate) fn head(broker: &broker::Broker, topic: &str, prefix: &str) -> String
     // The embedded broker always waits for the whole of fetch.wait.max.ms, and cannot make topics.
     let wait = if broker.is_embedded() { "\"fetch.wait.max.ms\" = \"10\"" } else { "" };
     let (address, create) = (broker.address(), !broker.is_embedded());
+    let (properties, limits) = (text("ARAUTO_BENCH_PROPERTIES"), text("ARAUTO_BENCH_LIMITS"));
     format!(
         r#"
 [kafka]
@@ -52,6 +53,7 @@ topics = ["{topic}"]
 start = "earliest"
 [kafka.properties]
 {wait}
+{properties}
 [topics]
 tiers = ["1s", "5s", "1m"]
 partitions = 1
@@ -59,6 +61,7 @@ create = {create}
 [limits]
 hold = "1s"
 drain = "30s"
+{limits}
 [security]
 allow = ["127.0.0.0/8"]
 [admin]
@@ -88,6 +91,11 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
 /// A number from the environment.
 pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Text from the environment; lines of TOML here.
+fn text(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
 }
 
 /// The one in the middle.

@@ -3,9 +3,12 @@
 //! Touches neither the value nor the original headers. Pure; a record somebody else wrote there is an error that
 //! names the header, never a panic and never a guess.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    fmt::{Display, Write as _},
+    sync::{Arc, LazyLock},
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
     pipeline::{Event, Headers, Record, decode::id, outcome::Reason},
@@ -100,33 +103,28 @@ impl Envelope {
     pub fn write(&self, original: &Headers) -> Headers {
         let mut headers = Vec::with_capacity(original.0.len() + Field::ALL.len());
         headers.extend_from_slice(&original.0);
-        let mut put = |field: Field, value: Bytes| headers.push((field.name(), Some(value)));
-        put(Field::Id, text(&self.id));
-        put(Field::Endpoint, text(&self.endpoint));
-        put(Field::SourceTopic, text(&self.source_topic));
-        put(Field::SourcePartition, text(&self.source_partition.to_string()));
-        put(Field::SourceOffset, text(&self.source_offset.to_string()));
-        put(Field::SourceTimestamp, text(&self.source_timestamp.to_string()));
-        put(Field::Attempts, text(&self.attempts.to_string()));
-        put(Field::FirstSeen, text(&self.first_seen.to_string()));
-        put(Field::Due, text(&self.due.to_string()));
-        put(Field::Reason, Bytes::from_static(self.reason.as_str().as_bytes()));
-        put(Field::Replays, text(&self.replays.to_string()));
-        let optional = [
-            (Field::Key, self.key.clone()),
-            (Field::FirstAttempt, self.first_attempt.map(|at| text(&at.to_string()))),
-            (Field::Status, self.status.map(|status| text(&status.to_string()))),
-            (Field::Error, self.error.as_deref().map(|error| text(cut(error)))),
-            (Field::UnknownSince, self.unknown_since.map(|at| text(&at.to_string()))),
-            (Field::Parks, (self.parks > 0).then(|| text(&self.parks.to_string()))),
-            (Field::Uncharged, (self.uncharged > 0).then(|| text(&self.uncharged.to_string()))),
-        ];
-        for (field, value) in optional {
-            if let Some(value) = value {
-                put(field, value);
-            }
+        let mut ours = Ours { headers, buffer: BytesMut::with_capacity(512) };
+        ours.put(Field::Id, &self.id);
+        ours.put(Field::Endpoint, &self.endpoint);
+        ours.put(Field::SourceTopic, &self.source_topic);
+        ours.put(Field::SourcePartition, self.source_partition);
+        ours.put(Field::SourceOffset, self.source_offset);
+        ours.put(Field::SourceTimestamp, self.source_timestamp);
+        ours.put(Field::Attempts, self.attempts);
+        ours.put(Field::FirstSeen, self.first_seen);
+        ours.put(Field::Due, self.due);
+        ours.put(Field::Reason, self.reason.as_str());
+        ours.put(Field::Replays, self.replays);
+        if let Some(key) = &self.key {
+            ours.headers.push((Field::Key.name(), Some(key.clone())));
         }
-        Headers(headers)
+        ours.put_if_any(Field::FirstAttempt, self.first_attempt);
+        ours.put_if_any(Field::Status, self.status);
+        ours.put_if_any(Field::Error, self.error.as_deref().map(cut));
+        ours.put_if_any(Field::UnknownSince, self.unknown_since);
+        ours.put_if_any(Field::Parks, Some(self.parks).filter(|parks| *parks > 0));
+        ours.put_if_any(Field::Uncharged, Some(self.uncharged).filter(|uncharged| *uncharged > 0));
+        Headers(ours.headers)
     }
 
     /// The envelope of a record and its original headers. Headers of ours that this release does not know, as a
@@ -299,6 +297,23 @@ impl Field {
         static NAMES: LazyLock<[Arc<str>; Field::ALL.len()]> =
             LazyLock::new(|| Field::ALL.map(|field| Arc::from(field.as_str())));
         Arc::clone(&NAMES[self as usize])
+    }
+}
+
+/// Headers being written; the values of ours stand in one buffer.
+struct Ours {
+    headers: Vec<(Arc<str>, Option<Bytes>)>,
+    buffer: BytesMut,
+}
+
+impl Ours {
+    fn put(&mut self, field: Field, value: impl Display) {
+        write!(self.buffer, "{value}").expect("the buffer grows");
+        self.headers.push((field.name(), Some(self.buffer.split().freeze())));
+    }
+
+    fn put_if_any(&mut self, field: Field, value: Option<impl Display>) {
+        value.into_iter().for_each(|value| self.put(field, value));
     }
 }
 

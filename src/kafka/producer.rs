@@ -3,17 +3,20 @@
 //! One try per call; whoever must not lose the record tries again for as long as it takes.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, ClientContext, Message as _,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders, Timestamp},
-    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _, future_producer::Delivery},
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
+use tokio::sync::oneshot;
 use tracing::error;
 
 use super::{Context, client_config};
@@ -66,10 +69,15 @@ pub struct Producer(Arc<Inner>);
 
 struct Inner {
     config: ClientConfig,
-    client: Mutex<FutureProducer<Context>>,
+    client: Mutex<Client>,
     /// Sends every record in a batch of its own; made when it is needed first.
-    alone: Mutex<Option<FutureProducer<Context>>>,
+    alone: Mutex<Option<Client>>,
 }
+
+type Client = Arc<ThreadedProducer<Answering>>;
+
+/// What is done with the brokers' answer, on the client's own thread: it must not block.
+type Answer = Box<dyn FnOnce(Result<Acknowledged, Error>) + Send + Sync>;
 
 impl Producer {
     /// Makes the client; the settings safety stands on are set here and win over those of the configuration.
@@ -82,47 +90,56 @@ impl Producer {
             .set("message.timeout.ms", "30000")
             // Retry and dead-letter records are bounded by the window; the client's own bound must not be the lower.
             .set("queue.buffering.max.messages", "0")
-            .set("linger.ms", "5")
+            // Many records a batch: each batch costs the brokers as much as dozens of records, and nobody waits for one.
+            .set("linger.ms", "20")
             // Originals near the brokers' limit grow by our headers; the brokers decide what is too large.
             .set("message.max.bytes", "100000000");
-        let client = config.create_with_context(Context).map_err(Error::Kafka)?;
+        let client = make(&config).map_err(Error::Kafka)?;
         Ok(Self(Arc::new(Inner { config, client: Mutex::new(client), alone: Mutex::default() })))
     }
 
     /// Writes one record and waits until all replicas have it.
     pub async fn send(&self, record: &Outgoing) -> Result<Acknowledged, Error> {
-        match self.send_with(self.client(), record).await {
+        match self.begin(record)?.acknowledged().await {
             // The brokers measure batches and refuse a large one as a whole: only what is refused alone is too large.
-            Err(Error::TooLarge) => self.send_with(self.alone()?, record).await,
+            Err(Error::TooLarge) => self.send_alone(record).await,
             sent => sent,
         }
     }
 
-    async fn send_with(
-        &self,
-        client: FutureProducer<Context>,
-        record: &Outgoing,
-    ) -> Result<Acknowledged, Error> {
-        let sent = client.send_result(native(record)).map_err(|(error, _)| self.judge(error))?;
-        // Not held while waiting: whoever drops the last handle of a replaced client waits for its threads.
-        drop(client);
-        self.acknowledged(sent).await
+    /// The same in a batch of its own: what is too large then is so by itself.
+    pub async fn send_alone(&self, record: &Outgoing) -> Result<Acknowledged, Error> {
+        let alone = self.alone()?;
+        self.begin_with(&alone, record)?.acknowledged().await
     }
 
     /// Hands a record to the client at once, in the order of the calls; [`Sent::acknowledged`] waits for the brokers.
     pub fn begin(&self, record: &Outgoing) -> Result<Sent, Error> {
-        let delivery = self.client().send_result(native(record)).map_err(|(error, _)| self.judge(error))?;
-        Ok(Sent { producer: self.clone(), delivery })
+        self.begin_with(&self.client(), record)
     }
 
-    async fn acknowledged(&self, delivery: DeliveryFuture) -> Result<Acknowledged, Error> {
-        match delivery.await {
-            Ok(Ok(Delivery { partition, offset, timestamp })) => {
-                Ok(Acknowledged { partition, offset, appended: appended(timestamp) })
-            }
-            Ok(Err((error, _))) => Err(self.judge(error)),
-            Err(_) => Err(Error::Closed),
+    fn begin_with(&self, client: &ThreadedProducer<Answering>, record: &Outgoing) -> Result<Sent, Error> {
+        let (tell, told) = oneshot::channel();
+        // Who does not wait any more need not be told.
+        let answer = Box::new(move |answer| drop(tell.send(answer)));
+        let handed = client.send(native(record, self.waiting(answer)));
+        handed.map(|()| Sent(told)).map_err(|(error, _)| self.judge(error))
+    }
+
+    /// The same, and nobody waits: what the brokers say is told to `answer`, on the client's thread, which it must not
+    /// block; at once if the client does not take the record. [`Error::TooLarge`] may mean its batch.
+    pub fn begin_then(
+        &self,
+        record: &Outgoing,
+        answer: impl FnOnce(Result<Acknowledged, Error>) + Send + Sync + 'static,
+    ) {
+        if let Err((error, record)) = self.client().send(native(record, self.waiting(Box::new(answer)))) {
+            record.delivery_opaque.told(Err(error));
         }
+    }
+
+    fn waiting(&self, answer: Answer) -> Box<Waiting> {
+        Box::new(Waiting { producer: self.clone(), answer })
     }
 
     /// Waits until nothing is under way; blocks its thread.
@@ -130,21 +147,19 @@ impl Producer {
         self.client().flush(timeout)
     }
 
-    fn client(&self) -> FutureProducer<Context> {
-        self.0.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn client(&self) -> Client {
+        Arc::clone(&self.0.client.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn alone(&self) -> Result<FutureProducer<Context>, Error> {
+    fn alone(&self) -> Result<Client, Error> {
         let mut alone = self.0.alone.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = alone.as_ref().filter(|client| client.client().fatal_error().is_none()) {
-            return Ok(client.clone());
+            return Ok(Arc::clone(client));
         }
         let mut config = self.0.config.clone();
         config.set("batch.num.messages", "1");
-        let fresh: FutureProducer<Context> = config.create_with_context(Context).map_err(Error::Kafka)?;
-        if let Some(old) = alone.replace(fresh.clone()) {
-            std::thread::spawn(move || drop(old));
-        }
+        let fresh = make(&config).map_err(Error::Kafka)?;
+        alone.replace(Arc::clone(&fresh)).into_iter().for_each(close);
         Ok(fresh)
     }
 
@@ -165,43 +180,109 @@ impl Producer {
         let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((code, reason)) = client.client().fatal_error() else { return };
         error!(%code, %reason, "the Kafka producer is replaced");
-        match self.0.config.create_with_context(Context) {
-            Ok(fresh) => {
-                let old = std::mem::replace(&mut *client, fresh);
-                // Closing waits for the client's threads; nobody may wait for that here.
-                std::thread::spawn(move || drop(old));
-            }
+        match make(&self.0.config) {
+            Ok(fresh) => close(std::mem::replace(&mut *client, fresh)),
             Err(error) => error!(%error, "no new Kafka producer could be made"),
         }
     }
 }
 
-/// A record that the client has and the brokers may not have yet.
-pub struct Sent {
-    producer: Producer,
-    delivery: DeliveryFuture,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let client = self.client.get_mut().unwrap_or_else(PoisonError::into_inner);
+        close(Arc::clone(client));
+        let alone = self.alone.get_mut().unwrap_or_else(PoisonError::into_inner);
+        alone.take().into_iter().for_each(close);
+    }
 }
+
+fn make(config: &ClientConfig) -> Result<Client, KafkaError> {
+    config.create_with_context(Answering).map(Arc::new)
+}
+
+/// Closing waits for the client's threads: nobody may wait for that here, least of all one of those.
+fn close(client: Client) {
+    std::thread::spawn(move || drop(client));
+}
+
+/// A record that the client has and the brokers may not have yet.
+pub struct Sent(oneshot::Receiver<Result<Acknowledged, Error>>);
 
 impl Sent {
     /// Waits until all replicas have it.
     pub async fn acknowledged(self) -> Result<Acknowledged, Error> {
-        self.producer.acknowledged(self.delivery).await
+        self.0.await.unwrap_or(Err(Error::Closed))
     }
 }
 
-pub(super) fn native(record: &Outgoing) -> FutureRecord<'_, [u8], [u8]> {
-    let mut headers = OwnedHeaders::new_with_capacity(record.headers.0.len());
-    for (name, value) in &record.headers.0 {
-        headers = headers.insert(Header { key: name, value: value.as_deref() });
+/// A record under way, and who is told what became of it.
+struct Waiting {
+    producer: Producer,
+    answer: Answer,
+}
+
+impl Waiting {
+    fn told(self, result: Result<Acknowledged, KafkaError>) {
+        let Self { producer, answer } = self;
+        answer(result.map_err(|error| producer.judge(error)));
     }
-    FutureRecord {
+}
+
+/// Passes the brokers' answers on.
+struct Answering;
+
+impl ClientContext for Answering {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        Context.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Context.error(error, reason);
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        Context.stats_raw(json);
+    }
+}
+
+impl ProducerContext for Answering {
+    type DeliveryOpaque = Box<Waiting>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
+        let result = match result {
+            Ok(message) => Ok(Acknowledged {
+                partition: message.partition(),
+                offset: message.offset(),
+                appended: appended(message.timestamp()),
+            }),
+            Err((error, _)) => Err(error.clone()),
+        };
+        // Without this thread nobody would ever be told anything again.
+        if catch_unwind(AssertUnwindSafe(|| waiting.told(result))).is_err() {
+            error!("taking in the brokers' answer panicked");
+        }
+    }
+}
+
+fn native(record: &Outgoing, waiting: Box<Waiting>) -> BaseRecord<'_, [u8], [u8], Box<Waiting>> {
+    BaseRecord {
         topic: &record.topic,
         partition: None,
         payload: record.value.as_deref(),
         key: record.key.as_deref(),
         timestamp: None,
-        headers: Some(headers),
+        headers: Some(native_headers(&record.headers)),
+        delivery_opaque: waiting,
     }
+}
+
+/// Headers as the client wants them.
+pub(super) fn native_headers(headers: &Headers) -> OwnedHeaders {
+    let mut native = OwnedHeaders::new_with_capacity(headers.0.len());
+    for (name, value) in &headers.0 {
+        native = native.insert(Header { key: name, value: value.as_deref() });
+    }
+    native
 }
 
 fn appended(timestamp: Timestamp) -> Option<i64> {

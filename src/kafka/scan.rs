@@ -419,7 +419,7 @@ impl Seen<'_> {
 
     /// Copies it out of the client's buffer.
     pub fn record(&self, names: &mut Names) -> Record {
-        let topic = intern(&mut names.topics, self.topic());
+        let topic = intern(&mut names.topics, 0, self.topic());
         copy(&self.0, &topic, &mut names.headers)
     }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use rdkafka::{
     ClientConfig,
     error::{KafkaError, RDKafkaErrorCode},
-    producer::{FutureProducer, Producer as _},
+    producer::{FutureProducer, FutureRecord, Producer as _},
 };
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
     Context, client_config,
-    producer::{Outgoing, native},
+    producer::{Outgoing, native_headers},
 };
 use crate::config::settings::Kafka;
 
@@ -130,6 +130,17 @@ pub(super) fn config(kafka: &Kafka, transactional_id: &str) -> ClientConfig {
         // Originals near the brokers' limit grow by our headers; the brokers decide what is too large.
         .set("message.max.bytes", "100000000");
     config
+}
+
+fn native(record: &Outgoing) -> FutureRecord<'_, [u8], [u8]> {
+    FutureRecord {
+        topic: &record.topic,
+        partition: None,
+        payload: record.value.as_deref(),
+        key: record.key.as_deref(),
+        timestamp: None,
+        headers: Some(native_headers(&record.headers)),
+    }
 }
 
 fn is_fencing(code: RDKafkaErrorCode) -> bool {

@@ -28,6 +28,11 @@ impl Ladder {
         self.tiers.get(fitting.saturating_sub(1)).copied().unwrap_or(Duration::ZERO)
     }
 
+    /// The tiers above `0s`, the shortest first.
+    pub fn tiers(&self) -> impl Iterator<Item = Duration> {
+        self.tiers.iter().copied()
+    }
+
     /// The shortest tier above `0s`, if there is one: no wait of this length or less needs to be written.
     pub fn shortest(&self) -> Option<Duration> {
         self.tiers.first().copied()

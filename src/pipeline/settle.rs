@@ -2,10 +2,13 @@
 //!
 //! A record that does not get through is tried again for as long as it takes; until then its offset is held.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tracing::{debug, error, warn};
 
 use super::{
@@ -20,10 +23,10 @@ use crate::{
     config::settings::OnRemoved,
     kafka::{
         headers,
-        producer::{Error, Outgoing, Producer},
+        producer::{Acknowledged, Error, Outgoing, Producer},
         topics::{dead_topic, tier_topic},
     },
-    metrics::{Metrics, endpoint::Park},
+    metrics::{Metrics, Produced, endpoint::Park},
 };
 
 /// Records written at once; more wait their turn. Keeps the client's queue short whatever the window is.
@@ -62,7 +65,25 @@ pub struct Settler(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    window: Semaphore,
+    tiers: HashMap<Duration, Target>,
+    dead: Target,
+    window: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+/// One of our topics, and where what is written to it is counted.
+struct Target {
+    topic: String,
+    produced: Produced,
+}
+
+/// A delivery that is to be safe on a topic before it is settled.
+struct Writing {
+    delivery: Delivery,
+    to: Destination,
+    reason: Reason,
+    shed: Shed,
+    pending: Pending,
 }
 
 /// Where a record goes, and what is counted once it is safe.
@@ -76,9 +97,14 @@ enum Destination {
 }
 
 impl Settler {
-    /// A settler.
+    /// A settler; to be made within the runtime.
     pub fn new(options: Options) -> Self {
-        Self(Arc::new(Inner { options, window: Semaphore::new(PRODUCE_WINDOW) }))
+        let target = |topic: String| Target { produced: options.metrics.produced(&topic), topic };
+        let tiers = options.ladder.tiers().chain([Duration::ZERO]);
+        let tiers = tiers.map(|tier| (tier, target(tier_topic(&options.prefix, tier)))).collect();
+        let dead = target(dead_topic(&options.prefix));
+        let window = Arc::new(Semaphore::new(PRODUCE_WINDOW));
+        Self(Arc::new(Inner { options, tiers, dead, window, runtime: Handle::current() }))
     }
 
     /// It arrived.
@@ -151,62 +177,104 @@ impl Settler {
         if delivery.line.is_none() {
             delivery.hold = None;
         }
-        let settler = self.clone();
-        self.0.options.tasks.spawn("hand on", async move { settler.write(delivery, to, reason).await });
+        let pending = Pending::new(&self.0.options.metrics);
+        let writing = Writing { delivery, to, reason, shed: Shed::Nothing, pending };
+        match Arc::clone(&self.0.window).try_acquire_owned() {
+            Ok(turn) => self.write(writing, turn),
+            Err(_) => {
+                let (settler, window) = (self.clone(), Arc::clone(&self.0.window));
+                self.spawn("wait to hand on", async move {
+                    let turn = window.acquire_owned().await.expect("the semaphore is never closed");
+                    settler.write(writing, turn);
+                });
+            }
+        }
     }
 
-    async fn write(&self, delivery: Delivery, to: Destination, reason: Reason) {
-        let Inner { options, window } = &*self.0;
-        let pending = Pending::new(&options.metrics);
-        let _turn = window.acquire().await.expect("the semaphore is never closed");
-        let mut to = to;
-        let mut reason = reason;
-        let mut shed = Shed::Nothing;
-        let mut backoff = FIRST_BACKOFF;
-        loop {
-            let topic = match to {
-                Destination::Onwards(tier) | Destination::Parked(tier, _) => {
-                    tier_topic(&options.prefix, tier)
-                }
-                Destination::Dead => dead_topic(&options.prefix),
+    /// The first try. Most get through, and no task is spent on them: the brokers' answer settles the delivery.
+    fn write(&self, writing: Writing, turn: OwnedSemaphorePermit) {
+        let record = writing.record(self.target(writing.to));
+        let settler = self.clone();
+        self.0.options.producer.begin_then(&record, move |sent| {
+            let sent = match sent {
+                Err(Error::TooLarge) => Err(Error::TooLarge),
+                sent => settler.count(settler.target(writing.to), sent),
             };
-            let sent = options.producer.send(&outgoing(&delivery, &topic, reason, shed)).await;
-            count(&options.metrics, &topic, sent.is_ok());
             match sent {
-                Ok(acknowledged) => {
-                    if let Some(appended) = acknowledged.appended {
-                        options.metrics.clock_skew((appended - now()) as f64 / 1000.0);
-                    }
-                    options.health.produce_trouble(None);
-                    break;
-                }
-                Err(Error::TooLarge) if shed == Shed::Nothing => shed = Shed::Error,
-                Err(Error::TooLarge) if shed == Shed::Error => {
-                    (to, reason, shed) = (Destination::Dead, Reason::TooLarge, Shed::AllButCoordinates);
-                }
+                Ok(()) => settler.written(writing),
                 Err(trouble) => {
-                    if delivery.ticket.partition().is_fenced() {
+                    let again = settler.clone();
+                    settler.spawn("hand on", async move { again.write_again(writing, trouble, turn).await });
+                }
+            }
+        });
+    }
+
+    async fn write_again(&self, mut writing: Writing, trouble: Error, _turn: OwnedSemaphorePermit) {
+        let Inner { options, .. } = &*self.0;
+        let mut backoff = FIRST_BACKOFF;
+        let mut target = self.target(writing.to);
+        let mut sent = match trouble {
+            // With its whole batch; that says nothing of the record yet.
+            Error::TooLarge => self.count(target, options.producer.send_alone(&writing.record(target)).await),
+            Error::Full | Error::Closed | Error::Kafka(_) => Err(trouble),
+        };
+        loop {
+            match sent {
+                Ok(()) => return self.written(writing),
+                Err(Error::TooLarge) if writing.shed() => target = self.target(writing.to),
+                Err(trouble) => {
+                    if writing.delivery.ticket.partition().is_fenced() {
                         // Another instance owes it now.
-                        return delivery.ticket.hand_back();
+                        return writing.delivery.ticket.hand_back();
                     }
+                    let topic = &target.topic;
                     warn!(%topic, error = %trouble, "record not written, its offset is held; trying again");
                     options.health.produce_trouble(Some(format!("{topic}: {trouble}")));
                     tokio::time::sleep(backoff).await;
                     backoff = (backoff * 2).min(LONGEST_BACKOFF);
                 }
             }
+            sent = self.count(target, options.producer.send(&writing.record(target)).await);
         }
-        drop(pending);
-        self.written(delivery, to, reason);
     }
 
-    fn written(&self, delivery: Delivery, to: Destination, reason: Reason) {
-        let endpoint = self.0.options.metrics.endpoint(&delivery.endpoint);
+    fn target(&self, to: Destination) -> &Target {
+        match to {
+            Destination::Onwards(tier) | Destination::Parked(tier, _) => {
+                self.0.tiers.get(&tier).expect("the ladder has no other tiers, and 0s is always there")
+            }
+            Destination::Dead => &self.0.dead,
+        }
+    }
+
+    /// Takes in what the brokers said of a record.
+    fn count(&self, target: &Target, sent: Result<Acknowledged, Error>) -> Result<(), Error> {
+        let Options { metrics, health, .. } = &self.0.options;
+        target.count(sent.is_ok());
+        let acknowledged = sent?;
+        if let Some(appended) = acknowledged.appended {
+            metrics.clock_skew((appended - now()) as f64 / 1000.0);
+        }
+        health.produce_trouble(None);
+        Ok(())
+    }
+
+    /// Starts a task from any thread.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let _runtime = self.0.runtime.enter();
+        self.0.options.tasks.spawn(name, task);
+    }
+
+    fn written(&self, writing: Writing) {
+        let Writing { delivery, to, reason, pending, .. } = writing;
+        drop(pending);
+        let endpoint = || self.0.options.metrics.endpoint(&delivery.endpoint);
         match to {
             Destination::Onwards(_) => {}
-            Destination::Parked(_, why) => endpoint.parked(why),
+            Destination::Parked(_, why) => endpoint().parked(why),
             Destination::Dead => {
-                endpoint.dead(reason);
+                endpoint().dead(reason);
                 let (id, attempts) = (&delivery.event().id, delivery.attempts);
                 let Delivery { endpoint, status, .. } = &delivery;
                 warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, "dead letter");
@@ -217,8 +285,8 @@ impl Settler {
 
     /// Dead-letters a tier record that cannot be read as a delivery, byte for byte, and returns once it is safe.
     pub async fn malformed(&self, record: &super::Record, why: &str) {
-        let Inner { options, .. } = &*self.0;
-        let topic = dead_topic(&options.prefix);
+        let Inner { options, dead, .. } = &*self.0;
+        let topic = &dead.topic;
         let mut outgoing = Outgoing {
             topic: topic.clone(),
             key: record.key.clone(),
@@ -228,7 +296,7 @@ impl Settler {
         error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "foreign record on a retry topic");
         let mut backoff = FIRST_BACKOFF;
         while let Err(trouble) = options.producer.send(&outgoing).await {
-            count(&options.metrics, &topic, false);
+            dead.count(false);
             if matches!(trouble, Error::TooLarge) && outgoing.value.is_some() {
                 // Like any other record that no topic takes: where it stood, and nothing else.
                 (outgoing.key, outgoing.value) = (None, None);
@@ -239,26 +307,46 @@ impl Settler {
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
-        count(&options.metrics, &topic, true);
+        dead.count(true);
     }
 }
 
-fn count(metrics: &Metrics, topic: &str, ok: bool) {
-    let produced = metrics.produced(topic);
-    if ok { produced.ok() } else { produced.error() }
+impl Target {
+    fn count(&self, ok: bool) {
+        if ok { self.produced.ok() } else { self.produced.error() }
+    }
+}
+
+impl Writing {
+    fn record(&self, target: &Target) -> Outgoing {
+        outgoing(&self.delivery, &target.topic, self.reason, self.shed)
+    }
+
+    /// It was too large by itself: less of it may fit. Is there less?
+    fn shed(&mut self) -> bool {
+        match self.shed {
+            Shed::Nothing => self.shed = Shed::Error,
+            Shed::Error => {
+                self.shed = Shed::AllButCoordinates;
+                (self.to, self.reason) = (Destination::Dead, Reason::TooLarge);
+            }
+            Shed::AllButCoordinates => return false,
+        }
+        true
+    }
 }
 
 /// A record that is not acknowledged yet.
-struct Pending<'a>(&'a Metrics);
+struct Pending(Metrics);
 
-impl<'a> Pending<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
+impl Pending {
+    fn new(metrics: &Metrics) -> Self {
         metrics.produce_pending(1);
-        Self(metrics)
+        Self(metrics.clone())
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for Pending {
     fn drop(&mut self) {
         self.0.produce_pending(-1);
     }

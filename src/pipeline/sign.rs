@@ -70,17 +70,22 @@ impl Signer {
 
     /// Puts the headers of one attempt into `headers`, over whatever was there by these names.
     pub fn sign(&self, id: &str, timestamp_secs: i64, body: &[u8], headers: &mut HeaderMap) {
-        let id = request::visible(id);
+        // Different each time: kept out of HTTP/2's compression table, which would only drop what repeats for it.
+        let unique = |mut value: HeaderValue| {
+            value.set_sensitive(true);
+            value
+        };
+        let id = unique(request::visible(id));
         let time = HeaderValue::from(timestamp_secs);
         match self.scheme {
             Signature::Standard => {
                 let signatures = self.standard(id.as_bytes(), time.as_bytes(), body);
-                headers.insert(STANDARD, ascii(signatures));
+                headers.insert(STANDARD, unique(ascii(signatures)));
             }
             Signature::Github => {
                 // GitHub's header holds one signature: the first key's. Its receivers check no other.
                 if let Some(mac) = self.hmacs().next() {
-                    headers.insert(GITHUB, ascii(format!("sha256={}", hex(mac, &[body]))));
+                    headers.insert(GITHUB, unique(ascii(format!("sha256={}", hex(mac, &[body])))));
                 }
             }
             Signature::Stripe => {
@@ -89,7 +94,7 @@ impl Signer {
                     value.push_str(",v1=");
                     value.push_str(&hex(mac, &[time.as_bytes(), b".", body]));
                 }
-                headers.insert(STRIPE, ascii(value));
+                headers.insert(STRIPE, unique(ascii(value)));
             }
             Signature::None => {}
         }
