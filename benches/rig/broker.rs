@@ -22,7 +22,7 @@ pub(crate) struct Broker {
     address: String,
     kind: &'static str,
     mock: Option<MockCluster<'static, DefaultProducerContext>>,
-    _child: Option<super::process::Killed>,
+    child: Option<super::process::Killed>,
     _data: Option<tempfile::TempDir>,
 }
 
@@ -33,21 +33,26 @@ impl Broker {
         if embedded || (env::var("KAFKA_BROKERS").is_err() && !jars.exists()) {
             let mock = MockCluster::new(1).expect("the embedded broker starts");
             let address = mock.bootstrap_servers();
-            return Self { address, kind: "embedded broker", mock: Some(mock), _child: None, _data: None };
+            return Self { address, kind: "embedded broker", mock: Some(mock), child: None, _data: None };
         }
         if let Ok(address) = env::var("KAFKA_BROKERS") {
-            return Self { address, kind: "real broker", mock: None, _child: None, _data: None };
+            return Self { address, kind: "real broker", mock: None, child: None, _data: None };
         }
         let data = tempfile::TempDir::with_prefix("arauto-bench-kafka-").expect("a temporary directory");
         let child = start_real(data.path());
         let address = std::fs::read_to_string(data.path().join("address")).expect("it wrote its address");
         let (kind, child) = ("real broker of its own", Some(super::process::Killed(child)));
-        Self { address: address.trim().to_owned(), kind, mock: None, _child: child, _data: Some(data) }
+        Self { address: address.trim().to_owned(), kind, mock: None, child, _data: Some(data) }
     }
 
     /// `host:port`.
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The process of one that was started here.
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(|child| child.0.id())
     }
 
     /// What it is, for the head of a table.

@@ -96,6 +96,9 @@ pub(crate) fn receiver(scheme: &str, certificate: &Path) -> (Killed, String) {
     (child, line.trim().to_owned())
 }
 
+/// Another executable than the one that was built with the bench.
+const BINARY: &str = "ARAUTO_BENCH_BINARY";
+
 /// `arauto run` with this configuration in a directory of its own. Its log goes to `log` there, and it trusts the
 /// certificate that may be in `certificate` there.
 pub(crate) fn arauto(dir: &Path, config: &str) -> Killed {
@@ -103,7 +106,8 @@ pub(crate) fn arauto(dir: &Path, config: &str) -> Killed {
     let path = dir.join("arauto.toml");
     fs::write(&path, config).expect("a file");
     let log = fs::File::create(dir.join("log")).expect("a file");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_arauto"));
+    let built = env!("CARGO_BIN_EXE_arauto").to_owned();
+    let mut command = Command::new(std::env::var(BINARY).unwrap_or(built));
     command.arg("run").arg("--config").arg(path).stderr(log);
     let certificate = certificate(dir);
     if certificate.exists() {
