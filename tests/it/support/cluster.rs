@@ -181,7 +181,7 @@ impl Cluster {
             for partition in partitions(&consumer, &topic) {
                 list.add_partition(&topic, partition);
             }
-            let list = consumer.committed_offsets(list, TIMEOUT).unwrap();
+            let list = committed(&consumer, &list);
             let committed = list.elements().into_iter().map(|element| Committed {
                 partition: element.partition(),
                 offset: element.offset().to_raw().filter(|offset| *offset >= 0),
@@ -300,9 +300,27 @@ fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
 }
 
+/// What the group has committed.
+fn committed(consumer: &BaseConsumer, of: &TopicPartitionList) -> TopicPartitionList {
+    insist("the group's committed offsets", || consumer.committed_offsets(of.clone(), TIMEOUT))
+}
+
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Vec<i32> {
-    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).unwrap();
+    let metadata = insist("a topic's partitions", || consumer.fetch_metadata(Some(topic), TIMEOUT));
     metadata.topics()[0].partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect()
+}
+
+/// Asks until there is an answer: a broker that has just come back refuses connections for a while, and is not its
+/// group's coordinator at once.
+fn insist<T>(what: &str, ask: impl Fn() -> Result<T, KafkaError>) -> T {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match ask() {
+            Err(error) if Instant::now() > deadline => panic!("no answer about {what}: {error}"),
+            Err(_) => std::thread::yield_now(),
+            Ok(answer) => return answer,
+        }
+    }
 }
 
 fn has_leaders(consumer: &BaseConsumer, topic: &str, partitions: i32) -> bool {
