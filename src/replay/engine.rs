@@ -415,6 +415,9 @@ fn unread(spans: &Spans) -> Vec<Span> {
 /// May this replay go on?
 pub fn check_goes_on(book: &Book, name: &str, of: Of) -> Result<(), Error> {
     let name = name.to_owned();
+    if book.is_unreadable(&name) {
+        return Err(Error::Later { name });
+    }
     let Some(replay) = book.replay(&name) else { return Err(Error::Absent { name }) };
     if replay.v > VERSION {
         return Err(Error::Later { name });
@@ -463,4 +466,32 @@ fn size(record: &Outgoing) -> usize {
     let headers = &record.headers.0;
     let headers: usize = headers.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, bytes::Bytes::len)).sum();
     record.value.as_ref().map_or(0, bytes::Bytes::len) + headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_unfinished_and_understood_goes_on() {
+        let check = |name: &str, value: &str, of, expected: &str| {
+            let mut book = Book::default();
+            book.apply(&super::super::key("n"), Some(value.as_bytes()));
+            let told =
+                check_goes_on(&book, name, of).map_or_else(|error| error.to_string(), |()| String::new());
+            assert!(told.contains(expected) && told.is_empty() == expected.is_empty(), "{value}: {told}");
+        };
+        let record = |v: u32, stand: &str| {
+            let options = r#"{"reset_id":false,"again":false,"max_replays":3}"#;
+            let rest = format!(r#""filter":{{}},"options":{options},"spans":{{}}"#);
+            format!(r#"{{"v":{v},"of":"letters","begun":1,"at":1,"stand":"{stand}",{rest}}}"#)
+        };
+        check("n", &record(1, "unfinished"), Of::Letters, "");
+        check("m", &record(1, "unfinished"), Of::Letters, "there is no replay m");
+        check("n", &record(1, "unfinished"), Of::Events, "is one of dead letters");
+        check("n", &record(1, "finished"), Of::Letters, "is finished");
+        check("n", &record(1, "cancelled"), Of::Letters, "is cancelled");
+        check("n", &record(2, "unfinished"), Of::Letters, "a later release");
+        check("n", r#"{"v":3}"#, Of::Letters, "a later release");
+    }
 }
