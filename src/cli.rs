@@ -53,6 +53,8 @@ mod words;
 #[command(
     name = "arauto",
     version,
+    // What the help texts are written for; without it lines are broken again at 100.
+    term_width = 120,
     after_help = "Output is coloured on a terminal unless NO_COLOR is set.\n\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration."
 )]
 pub struct Cli {
