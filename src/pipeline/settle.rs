@@ -196,6 +196,8 @@ impl Settler {
         let record = writing.record(self.target(writing.to));
         let settler = self.clone();
         self.0.options.producer.begin_then(&record, move |sent| {
+            // On the client's thread; who is settled may let the next one in its line go, which starts a task.
+            let _runtime = settler.0.runtime.enter();
             let sent = match sent {
                 Err(Error::TooLarge) => Err(Error::TooLarge),
                 sent => settler.count(settler.target(writing.to), sent),
