@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::bail;
 
 use super::{
-    Done, Usage, date, filter,
+    Done, Usage, filter,
     replay::{self, Job},
 };
 use crate::{
@@ -15,8 +15,7 @@ use crate::{
         scan::{Scanner, Span},
         topics::is_own,
     },
-    letters::{expression::Expression, filter::Filter},
-    pipeline::delivery::now,
+    letters::filter::Filter,
     replay::{Of, Options},
 };
 
@@ -85,16 +84,7 @@ pub(super) fn run(args: &Args, settings: &Settings, json: bool) -> anyhow::Resul
 
 impl Args {
     fn filter(&self) -> anyhow::Result<Filter> {
-        let now = now();
-        let time = |flag: &str, text: &Option<String>| -> anyhow::Result<Option<i64>> {
-            let Some(text) = text else { return Ok(None) };
-            let wrong = || Usage(format!("{flag} {text:?} is no time; write {}", date::FORMS));
-            Ok(Some(date::parse(text, now).ok_or_else(wrong)?))
-        };
-        if let Some(text) = &self.expression {
-            Expression::new(text).map_err(|error| Usage(format!("--where {text:?}: {error}")))?;
-        }
-        let (since, until) = (time("--since", &self.since)?, time("--until", &self.until)?);
+        let (since, until) = filter::resolve(&self.since, &self.until, &self.expression)?;
         let (types, expression) = (self.types.clone(), self.expression.clone());
         Ok(Filter { types, since, until, expression, ..Filter::default() })
     }

@@ -60,15 +60,7 @@ pub(super) struct Args {
 impl Args {
     /// The filter they stand for, as of now; a wrong time or expression is wrong usage.
     pub(super) fn resolve(&self) -> anyhow::Result<Filter> {
-        let now = now();
-        let time = |flag: &str, text: &Option<String>| -> anyhow::Result<Option<i64>> {
-            let Some(text) = text else { return Ok(None) };
-            let wrong = || Usage(format!("{flag} {text:?} is no time; write {}", date::FORMS));
-            Ok(Some(date::parse(text, now).ok_or_else(wrong)?))
-        };
-        if let Some(text) = &self.expression {
-            expression::Expression::new(text).map_err(|error| Usage(format!("--where {text:?}: {error}")))?;
-        }
+        let (since, until) = resolve(&self.since, &self.until, &self.expression)?;
         Ok(Filter {
             endpoints: self.endpoints.clone(),
             reasons: self.reasons.clone(),
@@ -77,14 +69,32 @@ impl Args {
             topics: self.topics.clone(),
             tenants: self.tenants.clone(),
             ids: self.ids.clone(),
-            since: time("--since", &self.since)?,
-            until: time("--until", &self.until)?,
+            since,
+            until,
             partitions: self.partitions.clone(),
             offsets: self.offsets.clone(),
             expression: self.expression.clone(),
             limit: self.limit,
         })
     }
+}
+
+/// The times of `--since` and `--until` as of now, and a look at the expression of `--where`; wrong ones are wrong usage.
+pub(super) fn resolve(
+    since: &Option<String>,
+    until: &Option<String>,
+    condition: &Option<String>,
+) -> anyhow::Result<(Option<i64>, Option<i64>)> {
+    let now = now();
+    let time = |flag: &str, text: &Option<String>| -> anyhow::Result<Option<i64>> {
+        let Some(text) = text else { return Ok(None) };
+        let wrong = || Usage(format!("{flag} {text:?} is no time; write {}", date::FORMS));
+        Ok(Some(date::parse(text, now).ok_or_else(wrong)?))
+    };
+    if let Some(text) = condition {
+        expression::Expression::new(text).map_err(|error| Usage(format!("--where {text:?}: {error}")))?;
+    }
+    Ok((time("--since", since)?, time("--until", until)?))
 }
 
 /// The help of `--where`, for every command that has it.

@@ -183,7 +183,7 @@ impl Settler {
             Ok(turn) => self.write(writing, turn),
             Err(_) => {
                 let (settler, window) = (self.clone(), Arc::clone(&self.0.window));
-                self.spawn("wait to hand on", async move {
+                self.0.options.tasks.spawn("wait to hand on", async move {
                     let turn = window.acquire_owned().await.expect("the semaphore is never closed");
                     settler.write(writing, turn);
                 });
@@ -196,7 +196,7 @@ impl Settler {
         let record = writing.record(self.target(writing.to));
         let settler = self.clone();
         self.0.options.producer.begin_then(&record, move |sent| {
-            // On the client's thread; who is settled may let the next one in its line go, which starts a task.
+            // On the client's thread; trying again starts a task, and so does the next one in a line that may go now.
             let _runtime = settler.0.runtime.enter();
             let sent = match sent {
                 Err(Error::TooLarge) => Err(Error::TooLarge),
@@ -206,7 +206,8 @@ impl Settler {
                 Ok(()) => settler.written(writing),
                 Err(trouble) => {
                     let again = settler.clone();
-                    settler.spawn("hand on", async move { again.write_again(writing, trouble, turn).await });
+                    let retry = async move { again.write_again(writing, trouble, turn).await };
+                    settler.0.options.tasks.spawn("hand on", retry);
                 }
             }
         });
@@ -260,12 +261,6 @@ impl Settler {
         }
         health.produce_trouble(None);
         Ok(())
-    }
-
-    /// Starts a task from any thread.
-    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let _runtime = self.0.runtime.enter();
-        self.0.options.tasks.spawn(name, task);
     }
 
     fn written(&self, writing: Writing) {
