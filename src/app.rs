@@ -136,8 +136,8 @@ impl App {
 
     async fn start(&self, reload: Option<PathBuf>) -> anyhow::Result<Option<Started>> {
         let settings = &self.settings;
-        let producer =
-            Producer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
+        let producer = Producer::watched(&settings.kafka, self.metrics.clone())
+            .context("the Kafka client cannot be made (kafka.properties)")?;
         let observer =
             Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
         let client = http::Client::new(Guard::new(&settings.security.allow)).context("no HTTP client")?;
@@ -207,6 +207,7 @@ impl App {
             grace: settings.limits.shutdown_grace,
             commit_interval: settings.limits.commit_interval,
             topics,
+            metrics: Some(self.metrics.clone()),
         };
         Group::new(options, Arc::new(assignment), self.stop.clone())
     }

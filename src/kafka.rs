@@ -18,6 +18,7 @@ pub mod observer;
 pub mod producer;
 pub mod reach;
 pub mod scan;
+mod statistics;
 pub mod topics;
 pub mod transaction;
 pub mod trial;
@@ -86,6 +87,6 @@ impl ClientContext for Context {
         warn!(target: "rdkafka", code, reason, "client error");
     }
 
-    // Statistics are read by nobody; parsing them costs.
+    // Read by nobody but those who have a context of their own for that; parsing them costs.
     fn stats_raw(&self, _: &[u8]) {}
 }

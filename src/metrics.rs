@@ -12,14 +12,18 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
     core::{Collector, MetricVec, MetricVecBuilder},
 };
 
-use self::endpoint::{Endpoints, RESULTS};
+use self::{
+    broker::{Broker, Brokers, Client},
+    endpoint::{Endpoints, RESULTS},
+};
 use crate::pipeline::outcome::Reason;
 
+pub mod broker;
 pub mod endpoint;
 
 /// The content type of [`Metrics::render`].
@@ -90,6 +94,9 @@ struct Inner {
     endpoints: Mutex<Endpoints>,
     topics: Mutex<HashMap<String, Arc<Topic>>>,
     partitions: Mutex<BTreeMap<(String, i32), Partition>>,
+    brokers: Mutex<Brokers>,
+    /// Not there before it is known: 0 would say that the clocks agree.
+    clock_skew: OnceLock<Gauge>,
     window: OnceLock<Box<dyn Fn() -> Window + Send + Sync>>,
 }
 
@@ -115,6 +122,8 @@ impl Metrics {
             endpoints: Mutex::default(),
             topics: Mutex::default(),
             partitions: Mutex::default(),
+            brokers: Mutex::default(),
+            clock_skew: OnceLock::new(),
             window: OnceLock::new(),
         }))
     }
@@ -219,7 +228,16 @@ impl Metrics {
 
     /// The brokers' clock minus ours.
     pub fn clock_skew(&self, seconds: f64) {
-        self.0.families.clock_skew.set(seconds);
+        const HELP: &str =
+            "The brokers' clock minus ours, from append times of our own records; absent before the first.";
+        let gauge =
+            || registered(&self.0.registry, Gauge::with_opts(Opts::new("arauto_clock_skew_seconds", HELP)));
+        self.0.clock_skew.get_or_init(gauge).set(seconds);
+    }
+
+    /// How the brokers answered one of our clients lately; those not among them have gone.
+    pub fn brokers(&self, client: Client, brokers: &[Broker]) {
+        lock(&self.0.brokers).show(&self.0.families, client, brokers);
     }
 
     /// An offset commit was acknowledged, or was not.
@@ -377,7 +395,8 @@ struct Families {
     partition_resets: IntCounterVec,
     events_lost: IntCounterVec,
     tickets_lost: IntCounter,
-    clock_skew: Gauge,
+    broker_round_trip: GaugeVec,
+    broker_waiting: IntGaugeVec,
     commits: IntCounterVec,
     produced: IntCounterVec,
     rebalances: IntCounterVec,
@@ -423,7 +442,8 @@ impl Families {
             partition_resets: counters("arauto_partition_resets_total", &["reason"], "Times the log of a partition changed under us."),
             events_lost: counters("arauto_events_lost_total", &["topic"], "Offsets that retention or truncation took before they were read."),
             tickets_lost: registered(registry, IntCounter::new("arauto_tickets_lost_total", "Tickets dropped unsettled; must stay 0.")),
-            clock_skew: ratio("arauto_clock_skew_seconds", "The brokers' clock minus ours, from append times of our own records."),
+            broker_round_trip: registered(registry, GaugeVec::new(Opts::new("arauto_broker_round_trip_seconds", "From a request of a client of ours to the broker's answer, mean of the last 15 s; what a fetch waits for records is in it. Absent when nothing was asked."), &["broker", "client"])),
+            broker_waiting: gauges("arauto_broker_requests_waiting", &["broker", "client"], "Requests to the broker without an answer yet."),
             commits: counters("arauto_commits_total", &["result"], "Offset commits."),
             produced: counters("arauto_produced_total", &["topic", "result"], "Records to retry and dead-letter topics."),
             rebalances: counters("arauto_rebalances_total", &["kind"], "Changes of the partitions assigned to this instance."),
@@ -534,12 +554,14 @@ mod tests {
     use super::{endpoint::Park, *};
     use crate::pipeline::outcome::AttemptResult;
 
-    /// Copied from the contract, without what this version has no part for (`arauto_breaker_state`).
+    /// Copied from the contract.
     const CONTRACT: &[(&str, &str, &[&str])] = &[
         ("arauto_assigned_partitions", "gauge", &["topic"]),
         ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
         ("arauto_attempts_total", "counter", &["endpoint", "result"]),
         ("arauto_breaker_state", "gauge", &["endpoint"]),
+        ("arauto_broker_requests_waiting", "gauge", &["broker", "client"]),
+        ("arauto_broker_round_trip_seconds", "gauge", &["broker", "client"]),
         ("arauto_build_info", "gauge", &["revision", "version"]),
         ("arauto_clock_skew_seconds", "gauge", &[]),
         ("arauto_commits_total", "counter", &["result"]),
@@ -584,6 +606,9 @@ mod tests {
         metrics.topic("orders").event();
         metrics.produced("arauto.dead").ok();
         metrics.add_partition("orders", 0).lag(7);
+        metrics.clock_skew(-0.25);
+        let round_trip = Some(Duration::from_millis(2));
+        metrics.brokers(Client::Producer, &[Broker { id: 1, round_trip, waiting: 1 }]);
         metrics
     }
 
@@ -638,6 +663,7 @@ mod tests {
             (r#"arauto_dead_total{endpoint="crm",reason="gone"}"#, None),
             ("arauto_endpoints", Some(2.0)),
             ("arauto_config_last_reload_success", Some(1.0)),
+            ("arauto_clock_skew_seconds", None),
             (r#"arauto_commits_total{result="error"}"#, Some(0.0)),
         ] {
             assert_eq!(value(&metrics, series), expected, "{series}");
@@ -720,6 +746,27 @@ mod tests {
         assert_eq!(value(&metrics, r#"arauto_assigned_partitions{topic="orders"}"#), Some(0.0));
         metrics.add_partition("orders", 12).lag(3);
         assert_eq!(lag("orders", 12), Some(3.0));
+    }
+
+    #[test]
+    fn series_of_a_broker_go_with_it_and_are_its_clients() {
+        let metrics = Metrics::new(1);
+        let of = |name: &str, id: i32, client: &str| {
+            value(&metrics, &format!(r#"{name}{{broker="{id}",client="{client}"}}"#))
+        };
+        let round_trip = |id, client| of("arauto_broker_round_trip_seconds", id, client);
+        let broker = |id, millis: Option<u64>| Broker {
+            id,
+            round_trip: millis.map(Duration::from_millis),
+            waiting: 1,
+        };
+        metrics.brokers(Client::Consumer, &[broker(1, Some(20)), broker(11, Some(30))]);
+        metrics.brokers(Client::Producer, &[broker(1, Some(2))]);
+        assert_eq!([1, 11].map(|id| round_trip(id, "consumer")), [Some(0.02), Some(0.03)]);
+        metrics.brokers(Client::Consumer, &[broker(1, None)]);
+        assert_eq!([1, 11].map(|id| round_trip(id, "consumer")), [None, None]);
+        let waiting = [1, 11].map(|id| of("arauto_broker_requests_waiting", id, "consumer"));
+        assert_eq!((waiting, round_trip(1, "producer")), ([Some(1.0), None], Some(0.002)));
     }
 
     #[test]

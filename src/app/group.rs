@@ -12,6 +12,7 @@ use super::tasks::Tasks;
 use crate::{
     config::settings::{Kafka, Protocol},
     kafka::consumer::{self, Budget, Consumer, GroupProtocol},
+    metrics::Metrics,
     pipeline::{assignment::Assignment, commit::Committer},
 };
 
@@ -36,6 +37,8 @@ pub(super) struct Options {
     pub(super) commit_interval: Duration,
     /// What to subscribe to at first.
     pub(super) topics: Vec<String>,
+    /// Where it is shown how the brokers answer it.
+    pub(super) metrics: Option<Metrics>,
 }
 
 struct Inner {
@@ -43,6 +46,7 @@ struct Inner {
     budget: Budget,
     grace: Duration,
     commit_interval: Duration,
+    metrics: Option<Metrics>,
     assignment: Arc<Assignment>,
     topics: Mutex<Vec<String>>,
     consumer: Mutex<Option<Consumer>>,
@@ -53,12 +57,13 @@ struct Inner {
 impl Group {
     /// Not joined yet; it is left at the stop.
     pub(super) fn new(options: Options, assignment: Arc<Assignment>, stop: CancellationToken) -> Self {
-        let Options { kafka, budget, grace, commit_interval, topics } = options;
+        let Options { kafka, budget, grace, commit_interval, topics, metrics } = options;
         Self(Arc::new(Inner {
             kafka,
             budget,
             grace,
             commit_interval,
+            metrics,
             assignment,
             topics: Mutex::new(topics),
             consumer: Mutex::default(),
@@ -142,7 +147,7 @@ impl Group {
     ) -> Result<(), consumer::Error> {
         let Inner { kafka, budget, assignment, topics, stop, .. } = &*self.0;
         let rebalance = Arc::clone(assignment);
-        let consumer = Consumer::new(kafka, protocol, *budget, rebalance)?;
+        let consumer = Consumer::new(kafka, protocol, *budget, rebalance, self.0.metrics.clone())?;
         assignment.set_consumer(&consumer);
         {
             // Held until the consumer is known: another set of topics comes either before, or finds it.

@@ -201,6 +201,8 @@ impl OwnQueues {
             grace: limits.shutdown_grace,
             commit_interval: limits.commit_interval,
             topics,
+            // There may be many of it, and it has the brokers of the main one.
+            metrics: None,
         };
         let stop = stop.child_token();
         let group = Group::new(options, Arc::new(assignment), stop.clone());

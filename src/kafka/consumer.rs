@@ -29,9 +29,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::client_config;
+use super::{
+    client_config,
+    statistics::{Statistics, Watch},
+};
 use crate::{
     config::settings::Kafka,
+    metrics::{Metrics, broker},
     pipeline::{Headers, Record},
 };
 
@@ -54,8 +58,10 @@ const LEAST_PREFETCH: usize = 64 << 10;
 const FETCH_WAIT: Duration = Duration::from_millis(25);
 /// The most one fetch brings, of all partitions together. It is in memory until all of it has been read.
 const FETCH_BYTES: usize = 2 << 20;
-/// How often the client tells whether it is a member of its group.
+/// How often the client tells whether it is a member of its group …
 const STATISTICS: Duration = Duration::from_secs(1);
+/// … and in so many of these, how its brokers answer.
+const BROKERS: u32 = 15;
 
 /// A partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -141,15 +147,17 @@ impl Error {
 pub struct Consumer(Arc<BaseConsumer<Context>>);
 
 impl Consumer {
-    /// Makes the client of the group that `kafka` names; joins nothing yet.
+    /// Makes the client of the group that `kafka` names; joins nothing yet. How its brokers answer goes to `metrics`.
     pub fn new(
         kafka: &Kafka,
         protocol: GroupProtocol,
         budget: Budget,
         rebalance: Arc<dyn Rebalance>,
+        metrics: Option<Metrics>,
     ) -> Result<Self, Error> {
         let context = Context {
             rebalance,
+            watch: metrics.map(|metrics| Watch::new(metrics, broker::Client::Consumer, BROKERS)),
             consumer: OnceLock::new(),
             member: AtomicBool::new(false),
             restarts: Mutex::default(),
@@ -169,7 +177,7 @@ impl Consumer {
     /// A client of a group that never joins it: it looks at the group's offsets, and sets them while the group has no
     /// members.
     pub fn bystander(kafka: &Kafka) -> Result<Self, Error> {
-        Self::new(kafka, GroupProtocol::Classic, Budget::Sparing(0), Arc::new(Bystander))
+        Self::new(kafka, GroupProtocol::Classic, Budget::Sparing(0), Arc::new(Bystander), None)
     }
 
     /// Is the process a member of the group, with or without partitions, as far as the client knows?
@@ -524,6 +532,7 @@ impl Rebalance for Bystander {
 /// What rdkafka calls back into.
 struct Context {
     rebalance: Arc<dyn Rebalance>,
+    watch: Option<Watch>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
     member: AtomicBool,
     /// Partitions to begin anew, for the polling thread.
@@ -539,20 +548,6 @@ struct Restart {
     done: mpsc::SyncSender<Result<(), KafkaError>>,
 }
 
-/// The part of the statistics that is looked at:
-/// <https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md#cgrp>.
-#[derive(serde::Deserialize)]
-struct Statistics<'a> {
-    #[serde(borrow)]
-    cgrp: Option<GroupStatistics<'a>>,
-}
-
-#[derive(serde::Deserialize)]
-struct GroupStatistics<'a> {
-    state: &'a str,
-    join_state: &'a str,
-}
-
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         super::Context.log(level, facility, message);
@@ -563,8 +558,11 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, json: &[u8]) {
-        let Ok(Statistics { cgrp: Some(group) }) = serde_json::from_slice(json) else { return };
-        self.member.store(group.state == "up" && group.join_state == "steady", Ordering::Release);
+        let Some(told) = Statistics::read(json) else { return };
+        if let Some(member) = told.is_member() {
+            self.member.store(member, Ordering::Release);
+        }
+        self.watch.iter().for_each(|watch| watch.take_in(&told));
     }
 }
 

@@ -19,8 +19,18 @@ use rdkafka::{
 use tokio::sync::oneshot;
 use tracing::error;
 
-use super::{Context, client_config};
-use crate::{config::settings::Kafka, pipeline::Headers};
+use super::{
+    Context, client_config,
+    statistics::{Statistics, Watch},
+};
+use crate::{
+    config::settings::Kafka,
+    metrics::{Metrics, broker},
+    pipeline::Headers,
+};
+
+/// How often the client tells how its brokers answer, when anybody listens.
+const STATISTICS: Duration = Duration::from_secs(15);
 
 /// A record to write. The partition follows from the key.
 #[derive(Debug, Clone)]
@@ -69,6 +79,7 @@ pub struct Producer(Arc<Inner>);
 
 struct Inner {
     config: ClientConfig,
+    watch: Option<Arc<Watch>>,
     client: Mutex<Client>,
     /// Sends every record in a batch of its own; made when it is needed first.
     alone: Mutex<Option<Client>>,
@@ -82,6 +93,15 @@ type Answer = Box<dyn FnOnce(Result<Acknowledged, Error>) + Send + Sync>;
 impl Producer {
     /// Makes the client; the settings safety stands on are set here and win over those of the configuration.
     pub fn new(kafka: &Kafka) -> Result<Self, Error> {
+        Self::made(kafka, None)
+    }
+
+    /// The same, and how its brokers answer goes to `metrics`.
+    pub fn watched(kafka: &Kafka, metrics: Metrics) -> Result<Self, Error> {
+        Self::made(kafka, Some(Watch::new(metrics, broker::Client::Producer, 1)))
+    }
+
+    fn made(kafka: &Kafka, watch: Option<Watch>) -> Result<Self, Error> {
         let mut config = client_config(kafka);
         config
             .set("enable.idempotence", "true")
@@ -94,8 +114,12 @@ impl Producer {
             .set("linger.ms", "20")
             // Originals near the brokers' limit grow by our headers; the brokers decide what is too large.
             .set("message.max.bytes", "100000000");
-        let client = make(&config).map_err(Error::Kafka)?;
-        Ok(Self(Arc::new(Inner { config, client: Mutex::new(client), alone: Mutex::default() })))
+        if watch.is_some() {
+            config.set("statistics.interval.ms", STATISTICS.as_millis().to_string());
+        }
+        let watch = watch.map(Arc::new);
+        let client = make(&config, watch.clone()).map_err(Error::Kafka)?;
+        Ok(Self(Arc::new(Inner { config, watch, client: Mutex::new(client), alone: Mutex::default() })))
     }
 
     /// Writes one record and waits until all replicas have it.
@@ -157,8 +181,8 @@ impl Producer {
             return Ok(Arc::clone(client));
         }
         let mut config = self.0.config.clone();
-        config.set("batch.num.messages", "1");
-        let fresh = make(&config).map_err(Error::Kafka)?;
+        config.set("batch.num.messages", "1").set("statistics.interval.ms", "0");
+        let fresh = make(&config, None).map_err(Error::Kafka)?;
         alone.replace(Arc::clone(&fresh)).into_iter().for_each(close);
         Ok(fresh)
     }
@@ -180,7 +204,7 @@ impl Producer {
         let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((code, reason)) = client.client().fatal_error() else { return };
         error!(%code, %reason, "the Kafka producer is replaced");
-        match make(&self.0.config) {
+        match make(&self.0.config, self.0.watch.clone()) {
             Ok(fresh) => close(std::mem::replace(&mut *client, fresh)),
             Err(error) => error!(%error, "no new Kafka producer could be made"),
         }
@@ -196,8 +220,8 @@ impl Drop for Inner {
     }
 }
 
-fn make(config: &ClientConfig) -> Result<Client, KafkaError> {
-    config.create_with_context(Answering).map(Arc::new)
+fn make(config: &ClientConfig, watch: Option<Arc<Watch>>) -> Result<Client, KafkaError> {
+    config.create_with_context(Answering { watch }).map(Arc::new)
 }
 
 /// Closing waits for the client's threads: nobody may wait for that here, least of all one of those.
@@ -229,7 +253,9 @@ impl Waiting {
 }
 
 /// Passes the brokers' answers on.
-struct Answering;
+struct Answering {
+    watch: Option<Arc<Watch>>,
+}
 
 impl ClientContext for Answering {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
@@ -241,7 +267,8 @@ impl ClientContext for Answering {
     }
 
     fn stats_raw(&self, json: &[u8]) {
-        Context.stats_raw(json);
+        let Some(watch) = &self.watch else { return };
+        Statistics::read(json).iter().for_each(|told| watch.take_in(told));
     }
 }
 

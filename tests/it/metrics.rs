@@ -13,12 +13,14 @@ use crate::support::{
     until,
 };
 
-/// Copied from the contract, without what this version has no part for (`arauto_breaker_state`).
+/// Copied from the contract.
 const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_assigned_partitions", "gauge", &["topic"]),
     ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
     ("arauto_attempts_total", "counter", &["endpoint", "result"]),
     ("arauto_breaker_state", "gauge", &["endpoint"]),
+    ("arauto_broker_requests_waiting", "gauge", &["broker", "client"]),
+    ("arauto_broker_round_trip_seconds", "gauge", &["broker", "client"]),
     ("arauto_build_info", "gauge", &["revision", "version"]),
     ("arauto_clock_skew_seconds", "gauge", &[]),
     ("arauto_commits_total", "counter", &["result"]),
@@ -128,6 +130,7 @@ async fn names_types_and_labels_are_the_contract_and_the_books_balance() {
         })
         .await;
     check_contract(&metrics);
+    check_what_is_measured(&metrics);
     let parked = |metrics: &Metrics| metrics.sum("arauto_parked_total", &[("endpoint", "throttled")]);
     assert!(parked(&metrics) > 0.0, "the test wants something parked");
     check_books(&rig, &metrics).await;
@@ -161,6 +164,20 @@ fn check_contract(metrics: &Metrics) {
             assert_eq!(found, labels, "{name}");
         }
     }
+}
+
+/// The machine is its own broker: no answer takes long, and the clocks are one.
+fn check_what_is_measured(metrics: &Metrics) {
+    let round_trips = metrics.series("arauto_broker_round_trip_seconds");
+    assert!(round_trips.iter().any(|(labels, _)| labels["client"] == "consumer"), "{round_trips:?}");
+    for (labels, seconds) in round_trips {
+        assert!(
+            labels["broker"].parse::<u32>().is_ok() && seconds > 0.0 && seconds < 60.0,
+            "{labels:?} {seconds}"
+        );
+    }
+    let skew = metrics.value("arauto_clock_skew_seconds", &[]).unwrap();
+    assert!(skew != 0.0 && skew.abs() < 60.0, "{skew}");
 }
 
 /// For every endpoint: opened = delivered + dead + dropped + in its lane + on retry topics.

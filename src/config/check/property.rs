@@ -10,7 +10,7 @@ use super::super::{
 };
 
 /// Refused properties, and what to do instead.
-const REFUSED: [(&str, &str); 32] = [
+const REFUSED: [(&str, &str); 33] = [
     ("bootstrap.servers", "set kafka.brokers"),
     ("metadata.broker.list", "set kafka.brokers"),
     ("group.id", "set kafka.group"),
@@ -31,6 +31,7 @@ const REFUSED: [(&str, &str); 32] = [
     ("isolation.level", "remove it: only committed records are read"),
     ("enable.partition.eof", "remove it: the ledger needs to know where a partition ends"),
     ("allow.auto.create.topics", "remove it: topics.create is for our own topics, others must exist"),
+    ("statistics.interval.ms", "remove it: what the clients tell of themselves is shown by /metrics"),
     ("enable.idempotence", ACKNOWLEDGED),
     ("enable.gapless.guarantee", ACKNOWLEDGED),
     ("acks", ACKNOWLEDGED),
