@@ -17,7 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{endpoints::Endpoints, group::Group, observe::Observation, own::OwnQueues, tasks::Tasks};
+use self::{
+    certificates::Certificates, endpoints::Endpoints, group::Group, observe::Observation, own::OwnQueues,
+    tasks::Tasks,
+};
 use crate::{
     admin::{
         self, Health,
@@ -43,6 +46,7 @@ use crate::{
     registry::Registry,
 };
 
+mod certificates;
 mod endpoints;
 mod group;
 pub mod load;
@@ -141,6 +145,7 @@ impl App {
         let observer =
             Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
         let client = http::Client::new(Guard::new(&settings.security.allow)).context("no HTTP client")?;
+        self.watch_certificates(&client);
         let admin = Admin::new(&settings.kafka)?;
         startup::topics(&admin, settings, &self.health).await?;
         let switches = Switches::new(&settings.topics.prefix, producer.clone(), self.tasks.clone());
@@ -271,6 +276,18 @@ impl App {
             epochs: Arc::new(AtomicU64::new(1)),
             reopened: Arc::default(),
         })
+    }
+
+    fn watch_certificates(&self, client: &http::Client) {
+        let certificates = Certificates {
+            expiry: client.expiry().clone(),
+            registry: Arc::clone(&self.registry),
+            metrics: self.metrics.clone(),
+        };
+        let until = self.tasks.token().clone();
+        self.tasks.spawn_needed("certificates", async move {
+            until.run_until_cancelled(certificates.run()).await;
+        });
     }
 
     /// What goes on beside the pipeline: idle lanes, reloads.

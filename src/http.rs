@@ -20,12 +20,13 @@ use hyper_util::client::legacy::{self, connect::Connect};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use self::{connect::Sender, guard::Unresolved};
+use self::{connect::Sender, expiry::Expiry, guard::Unresolved};
 use crate::pipeline::outcome::{Attempt, AttemptResult, RetryAfter};
 
 pub mod ask;
 pub mod certificate;
 mod connect;
+pub mod expiry;
 pub mod forward;
 pub mod guard;
 pub mod probe;
@@ -39,6 +40,7 @@ const KEPT: usize = 2 * 1024;
 pub struct Client {
     sender: Sender,
     guard: guard::Guard,
+    expiry: Expiry,
 }
 
 /// Where one endpoint's attempts go.
@@ -86,7 +88,13 @@ impl Client {
 
     /// The same, trusting these certificates (PEM) besides.
     pub fn with_roots(guard: guard::Guard, given: &[String]) -> Result<Self, Error> {
-        Ok(Self { sender: connect::sender(guard.clone(), given)?, guard })
+        let expiry = Expiry::default();
+        Ok(Self { sender: connect::sender(guard.clone(), given, expiry.clone())?, guard, expiry })
+    }
+
+    /// Until when the certificates are valid that receivers have shown.
+    pub fn expiry(&self) -> &Expiry {
+        &self.expiry
     }
 
     /// Makes one attempt. The body is sent as it is.

@@ -19,11 +19,13 @@ use prometheus::{
 
 use self::{
     broker::{Broker, Brokers, Client},
+    certificate::Certificates,
     endpoint::{Endpoints, RESULTS},
 };
-use crate::pipeline::outcome::Reason;
+use crate::pipeline::{delivery::now, outcome::Reason};
 
 pub mod broker;
+mod certificate;
 pub mod endpoint;
 
 /// The content type of [`Metrics::render`].
@@ -95,6 +97,7 @@ struct Inner {
     topics: Mutex<HashMap<String, Arc<Topic>>>,
     partitions: Mutex<BTreeMap<(String, i32), Partition>>,
     brokers: Mutex<Brokers>,
+    certificates: Mutex<Certificates>,
     /// Not there before it is known: 0 would say that the clocks agree.
     clock_skew: OnceLock<Gauge>,
     window: OnceLock<Box<dyn Fn() -> Window + Send + Sync>>,
@@ -123,6 +126,7 @@ impl Metrics {
             topics: Mutex::default(),
             partitions: Mutex::default(),
             brokers: Mutex::default(),
+            certificates: Mutex::default(),
             clock_skew: OnceLock::new(),
             window: OnceLock::new(),
         }))
@@ -262,9 +266,17 @@ impl Metrics {
         self.0.families.last_reload_success.set(i64::from(ok));
     }
 
+    /// Until when the certificates of receivers are valid, in unix milliseconds, as far as they have shown any.
+    pub fn certificates<'a>(&self, ends: impl Iterator<Item = (&'a str, i64)>) {
+        let endpoints = lock(&self.0.endpoints);
+        let labelled = ends.map(|(id, end)| (endpoints.label(id).to_owned(), end));
+        lock(&self.0.certificates).set(labelled);
+    }
+
     /// Everything in the text format.
     pub fn render(&self) -> String {
         lock(&self.0.endpoints).sweep(&self.0.families);
+        lock(&self.0.certificates).show(&self.0.families, now());
         if let Some(read) = self.0.window.get() {
             let window = read();
             self.0.families.in_flight.set(gauge_value(window.in_flight));
@@ -397,6 +409,7 @@ struct Families {
     tickets_lost: IntCounter,
     broker_round_trip: GaugeVec,
     broker_waiting: IntGaugeVec,
+    certificate_expiry: GaugeVec,
     commits: IntCounterVec,
     produced: IntCounterVec,
     rebalances: IntCounterVec,
@@ -444,6 +457,7 @@ impl Families {
             tickets_lost: registered(registry, IntCounter::new("arauto_tickets_lost_total", "Tickets dropped unsettled; must stay 0.")),
             broker_round_trip: registered(registry, GaugeVec::new(Opts::new("arauto_broker_round_trip_seconds", "From a request of a client of ours to the broker's answer, mean of the last 15 s; what a fetch waits for records is in it. Absent when nothing was asked."), &["broker", "client"])),
             broker_waiting: gauges("arauto_broker_requests_waiting", &["broker", "client"], "Requests to the broker without an answer yet."),
+            certificate_expiry: registered(registry, GaugeVec::new(Opts::new("arauto_certificate_expiry_seconds", "Time left of the certificate that an https endpoint's receiver showed last, below 0 when it has expired; absent before a connection was made. For `_other` the least of them."), &["endpoint"])),
             commits: counters("arauto_commits_total", &["result"], "Offset commits."),
             produced: counters("arauto_produced_total", &["topic", "result"], "Records to retry and dead-letter topics."),
             rebalances: counters("arauto_rebalances_total", &["kind"], "Changes of the partitions assigned to this instance."),
@@ -563,6 +577,7 @@ mod tests {
         ("arauto_broker_requests_waiting", "gauge", &["broker", "client"]),
         ("arauto_broker_round_trip_seconds", "gauge", &["broker", "client"]),
         ("arauto_build_info", "gauge", &["revision", "version"]),
+        ("arauto_certificate_expiry_seconds", "gauge", &["endpoint"]),
         ("arauto_clock_skew_seconds", "gauge", &[]),
         ("arauto_commits_total", "counter", &["result"]),
         ("arauto_config_last_reload_success", "gauge", &[]),
@@ -607,6 +622,8 @@ mod tests {
         metrics.produced("arauto.dead").ok();
         metrics.add_partition("orders", 0).lag(7);
         metrics.clock_skew(-0.25);
+        metrics.certificates([("crm", 0)].into_iter());
+        metrics.render();
         let round_trip = Some(Duration::from_millis(2));
         metrics.brokers(Client::Producer, &[Broker { id: 1, round_trip, waiting: 1 }]);
         metrics
@@ -767,6 +784,26 @@ mod tests {
         assert_eq!([1, 11].map(|id| round_trip(id, "consumer")), [None, None]);
         let waiting = [1, 11].map(|id| of("arauto_broker_requests_waiting", id, "consumer"));
         assert_eq!((waiting, round_trip(1, "producer")), ([Some(1.0), None], Some(0.002)));
+    }
+
+    #[test]
+    fn time_left_is_worked_out_at_each_scrape_and_the_others_share_the_least() {
+        let metrics = Metrics::new(1);
+        metrics.set_endpoints([("a", true), ("b", true), ("c", true)]);
+        let left =
+            |id: &str| value(&metrics, &format!(r#"arauto_certificate_expiry_seconds{{endpoint="{id}"}}"#));
+        let now = now();
+        let ends = [("a", now + 3_600_000), ("b", now + 900_000), ("c", now - 60_000)];
+        metrics.certificates(ends.into_iter());
+        let first = left("a").unwrap();
+        assert!((3_590.0..=3_600.0).contains(&first), "{first}");
+        assert!((-70.0..=-60.0).contains(&left("_other").unwrap()));
+        let deadline = std::time::SystemTime::now() + Duration::from_secs(5);
+        while left("a") == Some(first) {
+            assert!(std::time::SystemTime::now() < deadline, "it stands still");
+        }
+        metrics.certificates([("b", now + 900_000)].into_iter());
+        assert!(left("a").is_none() && left("_other").unwrap() > 800.0);
     }
 
     #[test]

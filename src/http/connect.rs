@@ -20,7 +20,11 @@ use rustls::{
 };
 use rustls_platform_verifier::Verifier;
 
-use super::{Error, guard::Guard};
+use super::{
+    Error,
+    expiry::{Expiry, Watched},
+    guard::Guard,
+};
 
 /// Idle connections kept to one host. Above any sensible `concurrency`, below what would exhaust descriptors.
 const IDLE_PER_HOST: usize = 512;
@@ -36,14 +40,14 @@ const PING: Duration = Duration::from_secs(15);
 const WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 
 /// What requests are sent with.
-pub(super) type Sender = Client<Https<Guard>, Full<Bytes>>;
+pub(super) type Sender = Client<Watched<Https<Guard>>, Full<Bytes>>;
 /// Connections to what a resolver finds.
 type Https<R> = HttpsConnector<HttpConnector<R>>;
 
-/// A sender that trusts the roots of the platform and these certificates (PEM) besides.
-pub(super) fn sender(guard: Guard, roots: &[String]) -> Result<Sender, Error> {
+/// A sender that trusts the roots of the platform and these certificates (PEM) besides. What receivers show is noted.
+pub(super) fn sender(guard: Guard, roots: &[String], expiry: Expiry) -> Result<Sender, Error> {
     let verifier = verifier(roots)?.map(|verifier| verifier as Arc<dyn ServerCertVerifier>);
-    Ok(client(https(tls(verifier)?, tcp(guard))))
+    Ok(client(Watched::new(https(tls(verifier)?, tcp(guard)), expiry)))
 }
 
 /// Sends over pooled connections that `connector` makes.

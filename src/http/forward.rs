@@ -14,6 +14,7 @@ use url::Url;
 use super::{
     Error, chain,
     connect::{self, Sender},
+    expiry::Expiry,
     guard::Guard,
 };
 
@@ -67,7 +68,7 @@ impl Forwarder {
     /// Hands on to this URL. With a path of its own it gets everything; without one each request keeps its path.
     pub fn new(to: Url) -> Result<Self, Error> {
         let everywhere = Guard::new(&["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a network")));
-        Ok(Self { sender: connect::sender(everywhere, &[])?, to })
+        Ok(Self { sender: connect::sender(everywhere, &[], Expiry::default())?, to })
     }
 
     /// Hands one request on: the same method, headers and bytes.

@@ -291,6 +291,11 @@ impl Endpoints {
         }
     }
 
+    /// The label its series have.
+    pub(super) fn label<'a>(&self, id: &'a str) -> &'a str {
+        if self.slots.contains_key(id) { id } else { OTHER }
+    }
+
     pub(super) fn handle(&mut self, families: &Arc<Families>, id: &str) -> Arc<Endpoint> {
         let (place, label) = match self.slots.get_mut(id) {
             Some(slot) => (&mut slot.handle, id),

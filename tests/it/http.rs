@@ -14,7 +14,7 @@ use http_types::{HeaderMap, HeaderValue};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::raw::{Server, Then, certificate};
+use crate::raw::{Server, Then, certificate, certificate_until};
 
 /// Long enough for a loaded machine where an answer comes, short where none does.
 const PATIENT: Duration = Duration::from_secs(20);
@@ -318,4 +318,25 @@ async fn http2_where_the_receiver_offers_it() {
     }
     assert_eq!(server.connections(), 1);
     assert_eq!(*bodies.lock().unwrap(), vec![Bytes::from_static(b"{}"); 4]);
+}
+
+#[tokio::test]
+async fn until_when_a_certificate_is_valid_is_known_from_the_connections_there_are() {
+    let (config, root) = certificate("127.0.0.1", &["http/1.1"]);
+    let valid = Server::tls(config, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let (config, old) = certificate_until("127.0.0.1", &[], 2021);
+    let expired = Server::tls(config, "").await;
+    let (config, _) = certificate("127.0.0.1", &[]);
+    let refused = Server::tls(config, "").await;
+    let client = Client::with_roots(local(), &[root, old]).unwrap();
+    let servers = [&valid, &expired, &refused];
+    let urls = servers.map(|server| format!("https://{}/hook", server.addr).parse::<url::Url>().unwrap());
+    let ends = || urls.each_ref().map(|url| client.expiry().of(url));
+    assert_eq!(ends(), [None; 3]);
+    for url in urls.iter().flat_map(|url| [url; 3]) {
+        post(&client, url.as_str(), PATIENT).await;
+    }
+    // 2099-12-31 and 2021-12-31; what is not trusted says nothing.
+    assert_eq!(ends(), [Some(4_102_358_400_000), Some(1_640_908_800_000), None]);
+    assert_eq!((client.expiry().changes(), valid.connections()), (2, 1));
 }

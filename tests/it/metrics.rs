@@ -13,7 +13,7 @@ use crate::support::{
     until,
 };
 
-/// Copied from the contract.
+/// Copied from the contract, without `arauto_certificate_expiry_seconds`, which only an https endpoint has (`notices`).
 const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_assigned_partitions", "gauge", &["topic"]),
     ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
