@@ -30,6 +30,7 @@ use crate::{
     http::{self, guard::Guard},
     kafka::{consumer::Budget, observer::Observer, producer::Producer, topics::Admin},
     metrics::{Metrics, Window as WindowNow},
+    otel::Tracer,
     pipeline::{
         assignment::{Assignment, Shared},
         commit::Committer,
@@ -164,7 +165,9 @@ impl App {
             stop: self.stop.clone(),
         }));
         let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
-        let shared = self.pipeline(&positions, &producer, (client, switches.clone(), markers), namespace);
+        let tracer = self.tracer()?;
+        let given = (client, switches.clone(), markers, tracer.clone());
+        let shared = self.pipeline(&positions, &producer, given, namespace);
         let (registry, lanes) = (Arc::clone(&self.registry), Arc::clone(&shared.lanes));
         self.control.fill(Parts { registry, switches: switches.clone(), lanes });
         let own = OwnQueues::new(own::Options {
@@ -193,7 +196,16 @@ impl App {
         .start(&shared, &self.health, self.stop.clone());
         self.tend(&shared, endpoints, &own, reload)?;
         info!(group = settings.kafka.group, "running");
-        Ok(Some(Started { group, own, producer, committer: Arc::clone(&shared.committer) }))
+        Ok(Some(Started { group, own, producer, committer: Arc::clone(&shared.committer), tracer }))
+    }
+
+    /// What begins traces, if they are wanted. What it takes is sent until the process ends.
+    fn tracer(&self) -> anyhow::Result<Option<Tracer>> {
+        let Some(otel) = &self.settings.otel else { return Ok(None) };
+        let (tracer, service) = Tracer::new(otel, &self.metrics).context("no spans can be sent")?;
+        let until = self.tasks.token().clone();
+        self.tasks.spawn("spans", async move { until.run_until_cancelled_owned(service.run()).await });
+        Ok(Some(tracer))
     }
 
     /// The main group.
@@ -229,7 +241,7 @@ impl App {
         &self,
         positions: &positions::Shared,
         producer: &Producer,
-        (client, switches, markers): (http::Client, Switches, Markers),
+        (client, switches, markers, tracer): (http::Client, Switches, Markers, Option<Tracer>),
         namespace: Arc<str>,
     ) -> Arc<Shared> {
         let Self { settings, tasks, metrics, .. } = self;
@@ -271,6 +283,7 @@ impl App {
             committer: Arc::new(Committer::new(Arc::clone(positions), metrics.clone())),
             tasks: tasks.clone(),
             metrics: metrics.clone(),
+            tracer,
             hold: limits.hold,
             commit_interval: limits.commit_interval,
             epochs: Arc::new(AtomicU64::new(1)),
@@ -333,7 +346,7 @@ impl App {
         self.health.stopping();
         self.stop.cancel();
         let deadline = Instant::now() + self.settings.limits.shutdown_grace;
-        if let Some(Started { group, own, producer, committer }) = started {
+        if let Some(Started { group, own, producer, committer, tracer }) = started {
             // Without brokers the client holds a last commit back for a whole session.
             let ended = async { tokio::join!(group.ended(), own.ended()) };
             if timeout_at(deadline, ended).await.is_err() {
@@ -346,6 +359,9 @@ impl App {
             let flushed = self.tasks.spawn_blocking("flush", move || producer.flush(left)).await;
             if !matches!(flushed, Ok(Ok(()))) {
                 warn!("not every record was acknowledged in time, their offsets are not committed");
+            }
+            if let Some(tracer) = tracer {
+                tracer.spans().flush(deadline.max(Instant::now() + LAST_TASKS)).await;
             }
         }
         let left = self.tasks.close_and_wait(deadline.max(Instant::now() + LAST_TASKS)).await;
@@ -368,4 +384,5 @@ struct Started {
     own: OwnQueues,
     producer: Producer,
     committer: Arc<Committer>,
+    tracer: Option<Tracer>,
 }

@@ -25,11 +25,13 @@ use crate::pipeline::outcome::{Attempt, AttemptResult, RetryAfter};
 
 pub mod ask;
 pub mod certificate;
+pub mod collector;
 mod connect;
 pub mod expiry;
 pub mod forward;
 pub mod guard;
 pub mod probe;
+pub mod timed;
 
 /// How much of an answer's body is read, so that its connection can be used again (design, section 5).
 const READ: usize = 64 * 1024;
@@ -75,6 +77,11 @@ impl Target {
         self.url.scheme() == "https"
     }
 
+    /// Its URL.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
     fn too_late(&self) -> String {
         format!("no answer within {:?}", self.timeout)
     }
@@ -99,7 +106,8 @@ impl Client {
 
     /// Makes one attempt. The body is sent as it is.
     pub async fn attempt(&self, target: &Target, headers: HeaderMap, body: Bytes) -> Attempt {
-        exchange(&self.sender, &self.guard, target, (headers, body), Instant::now()).await.0
+        let started = Instant::now();
+        exchange(&self.sender, &self.guard, target, post(target, headers, body), started).await.0
     }
 }
 
@@ -108,7 +116,7 @@ async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
     sender: &legacy::Client<C, Full<Bytes>>,
     guard: &guard::Guard,
     target: &Target,
-    (headers, body): (HeaderMap, Bytes),
+    request: Request<Full<Bytes>>,
     started: Instant,
 ) -> (Attempt, Option<Instant>) {
     let done = |(result, retry_after, detail), answered| {
@@ -120,7 +128,7 @@ async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
     }
     let (mut answered, mut kept) = (None, Vec::new());
     let exchange = async {
-        let (head, body) = sender.request(post(target, headers, body)).await?.into_parts();
+        let (head, body) = sender.request(request).await?.into_parts();
         let hint = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         answered = Some((head.status, hint.and_then(RetryAfter::parse), Instant::now()));
         read(body, &mut kept).await;

@@ -10,6 +10,7 @@ pub mod http;
 pub mod kafka;
 pub mod letters;
 pub mod metrics;
+pub mod otel;
 pub mod pipeline;
 pub mod registry;
 pub mod replay;

@@ -244,6 +244,11 @@ impl Metrics {
         lock(&self.0.brokers).show(&self.0.families, client, brokers);
     }
 
+    /// So many spans will not reach the collector.
+    pub fn spans_dropped(&self, spans: u64) {
+        self.0.families.spans_dropped.inc_by(spans);
+    }
+
     /// An offset commit was acknowledged, or was not.
     pub fn commit(&self, ok: bool) {
         self.0.families.commits.with_label_values(&[ok_or_error(ok)]).inc();
@@ -410,6 +415,7 @@ struct Families {
     broker_round_trip: GaugeVec,
     broker_waiting: IntGaugeVec,
     certificate_expiry: GaugeVec,
+    spans_dropped: IntCounter,
     commits: IntCounterVec,
     produced: IntCounterVec,
     rebalances: IntCounterVec,
@@ -458,6 +464,7 @@ impl Families {
             broker_round_trip: registered(registry, GaugeVec::new(Opts::new("arauto_broker_round_trip_seconds", "From a request of a client of ours to the broker's answer, mean of the last 15 s; what a fetch waits for records is in it. Absent when nothing was asked."), &["broker", "client"])),
             broker_waiting: gauges("arauto_broker_requests_waiting", &["broker", "client"], "Requests to the broker without an answer yet."),
             certificate_expiry: registered(registry, GaugeVec::new(Opts::new("arauto_certificate_expiry_seconds", "Time left of the certificate that an https endpoint's receiver showed last, below 0 when it has expired; absent before a connection was made. For `_other` the least of them."), &["endpoint"])),
+            spans_dropped: registered(registry, IntCounter::new("arauto_spans_dropped_total", "Spans that did not reach the collector: too many at once, or not taken in time.")),
             commits: counters("arauto_commits_total", &["result"], "Offset commits."),
             produced: counters("arauto_produced_total", &["topic", "result"], "Records to retry and dead-letter topics."),
             rebalances: counters("arauto_rebalances_total", &["kind"], "Changes of the partitions assigned to this instance."),
@@ -605,6 +612,7 @@ mod tests {
         ("arauto_produced_total", "counter", &["result", "topic"]),
         ("arauto_rebalances_total", "counter", &["kind"]),
         ("arauto_retries_total", "counter", &["endpoint", "reason"]),
+        ("arauto_spans_dropped_total", "counter", &[]),
         ("arauto_throttled_total", "counter", &["endpoint"]),
         ("arauto_tickets_lost_total", "counter", &[]),
         ("arauto_window_used_ratio", "gauge", &[]),

@@ -256,6 +256,7 @@ mod tests {
             security: settings::Security::default(),
             admin: settings::Admin { listen: None, max_endpoint_series: 1000 },
             log: settings::Log { level: "info".into(), format: settings::LogFormat::Auto },
+            otel: None,
             endpoints: endpoints(),
         }
     }

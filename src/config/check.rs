@@ -22,6 +22,7 @@ use super::{
 mod endpoint;
 mod header;
 mod keys;
+mod otel;
 mod policy;
 mod property;
 mod topic;
@@ -51,6 +52,7 @@ pub(super) fn settings(file: &File, rule: AddressRule<'_>, report: &mut Report) 
         security,
         admin: admin(&file.admin, report),
         log: log(&file.log, report),
+        otel: otel::otel(&file.otel, report),
         endpoints: endpoints.into_iter().map(|(_, endpoint)| Arc::new(endpoint)).collect(),
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct File {
     pub(super) admin: Admin,
     /// `[log]`
     pub(super) log: Log,
+    /// `[otel]`
+    pub(super) otel: Otel,
     /// `[defaults]`
     pub(super) defaults: Policy,
     /// `[[endpoints]]`, of this file and of the included ones.
@@ -146,6 +148,22 @@ pub(super) struct Log {
     pub(super) format: Key<LogFormat>,
 }
 
+/// `[otel]`
+#[derive(Debug)]
+pub(super) struct Otel {
+    pub(super) place: Place,
+    /// `endpoint`: where spans are sent to, or `off`.
+    pub(super) endpoint: Key<Text>,
+    /// `sample_ratio`: the share of traces that begin here.
+    pub(super) sample_ratio: Key<f64>,
+    /// `headers` of the requests.
+    pub(super) headers: Key<Vec<(Written<String>, Secret)>>,
+    /// `service_name`
+    pub(super) service_name: Key<Text>,
+    /// `timeout` of a request, its repetitions included.
+    pub(super) timeout: Key<Duration>,
+}
+
 /// No wait, where none makes sense.
 pub(super) const ZERO: Duration = Duration::ZERO;
 /// The shortest time that is one.
@@ -177,6 +195,7 @@ impl File {
                 max_endpoint_series: t.key("max_endpoint_series", |v| v.int(0..=1_000_000)),
             }),
             log: t.section("log", "[log]", Log::read),
+            otel: t.section("otel", "[otel]", Otel::read),
             defaults: t.section("defaults", "[defaults]", |t| Policy::read(t, endpoint::DEFAULTS)),
             endpoints: t.sections("endpoints", "[[endpoints]]", Endpoint::read),
         }
@@ -255,6 +274,21 @@ impl Log {
             format: t.key("format", |v| {
                 v.word(&[("text", LogFormat::Text), ("json", LogFormat::Json), ("auto", LogFormat::Auto)])
             }),
+        }
+    }
+}
+
+impl Otel {
+    fn read(t: &mut Table<'_, '_>) -> Self {
+        Self {
+            place: t.place(),
+            endpoint: t.key("endpoint", |v| v.text()),
+            sample_ratio: t.key("sample_ratio", |v| {
+                v.number("a number from 0 to 1", |ratio| (0.0..=1.0).contains(&ratio))
+            }),
+            headers: t.key("headers", |v| v.pairs()),
+            service_name: t.key("service_name", |v| v.text()),
+            timeout: t.key("timeout", |v| v.duration(MOMENT..=HOUR)),
         }
     }
 }

@@ -53,6 +53,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("security", old.security != new.security),
         ("admin", old.admin != new.admin),
         ("log", old.log != new.log),
+        ("otel", old.otel != new.otel),
     ];
     sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -102,7 +103,8 @@ mod tests {
     fn sections_that_need_a_restart_are_named() {
         let old = settings("", 0..2);
         assert_eq!(needs_restart(&old, &settings("", 1..9)), [""; 0]);
-        let head = "on_removed = \"drop\"\n[topics]\npartitions = 7\n[log]\nlevel = \"debug\"";
-        assert_eq!(needs_restart(&old, &settings(head, 0..2)), ["on_removed", "topics", "log"]);
+        let head = "on_removed = \"drop\"\n[topics]\npartitions = 7\n[log]\nlevel = \"debug\"
+            [otel]\nendpoint = \"http://localhost:4318\"";
+        assert_eq!(needs_restart(&old, &settings(head, 0..2)), ["on_removed", "topics", "log", "otel"]);
     }
 }

@@ -31,6 +31,8 @@ pub struct Settings {
     pub admin: Admin,
     /// Logging.
     pub log: Log,
+    /// Where spans go; `None`: there are none.
+    pub otel: Option<Otel>,
     /// The endpoints, in the order they were written; ids are unique.
     pub endpoints: Vec<Arc<Endpoint>>,
 }
@@ -230,6 +232,21 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// `[otel]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Otel {
+    /// Where spans are sent to, `http` or `https`, path included, without user info.
+    pub endpoint: url::Url,
+    /// The share of the traces that begin here that are recorded, 0 to 1.
+    pub sample_ratio: f64,
+    /// Headers of the requests, names lower-case, checked for HTTP.
+    pub headers: Vec<(String, Secret)>,
+    /// `service.name` of everything that is sent.
+    pub service_name: String,
+    /// The longest time one request may take, its repetitions included.
+    pub timeout: Duration,
 }
 
 /// One webhook receiver.

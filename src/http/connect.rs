@@ -24,6 +24,7 @@ use super::{
     Error,
     expiry::{Expiry, Watched},
     guard::Guard,
+    timed,
 };
 
 /// Idle connections kept to one host. Above any sensible `concurrency`, below what would exhaust descriptors.
@@ -40,14 +41,15 @@ const PING: Duration = Duration::from_secs(15);
 const WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 
 /// What requests are sent with.
-pub(super) type Sender = Client<Watched<Https<Guard>>, Full<Bytes>>;
-/// Connections to what a resolver finds.
-type Https<R> = HttpsConnector<HttpConnector<R>>;
+pub(super) type Sender = Client<timed::Connector<Watched<HttpsConnector<Tcp>>>, Full<Bytes>>;
+/// Connections to what the guard lets through.
+type Tcp = timed::Tcp<HttpConnector<timed::Resolver<Guard>>>;
 
 /// A sender that trusts the roots of the platform and these certificates (PEM) besides. What receivers show is noted.
 pub(super) fn sender(guard: Guard, roots: &[String], expiry: Expiry) -> Result<Sender, Error> {
     let verifier = verifier(roots)?.map(|verifier| verifier as Arc<dyn ServerCertVerifier>);
-    Ok(client(Watched::new(https(tls(verifier)?, tcp(guard)), expiry)))
+    let tcp = timed::Tcp(tcp(timed::Resolver(guard)));
+    Ok(client(timed::Connector(Watched::new(https(tls(verifier)?, tcp), expiry))))
 }
 
 /// Sends over pooled connections that `connector` makes.

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{Error, Target, certificate::Certificate, connect, exchange, failed, guard::Guard};
+use super::{Error, Target, certificate::Certificate, connect, exchange, failed, guard::Guard, post};
 use crate::pipeline::outcome::{Attempt, AttemptResult};
 
 /// Makes probes.
@@ -97,7 +97,8 @@ impl Prober {
         let notes = Notes::new();
         let client = connect::client(self.connector(&notes)?);
         let begun = notes.begin();
-        let (attempt, answered) = exchange(&client, &self.guard, target, (headers, body), begun).await;
+        let (attempt, answered) =
+            exchange(&client, &self.guard, target, post(target, headers, body), begun).await;
         Ok((attempt, notes.seen(answered)))
     }
 

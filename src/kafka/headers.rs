@@ -11,6 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use crate::{
+    otel::context::Context,
     pipeline::{Event, Headers, Record, decode::id, outcome::Reason},
     registry,
 };
@@ -57,6 +58,10 @@ pub struct Envelope {
     pub parks: u32,
     /// Attempts among `attempts` that are not charged to the schedule.
     pub uncharged: u32,
+    /// The delivery's span, where there are traces.
+    pub trace: Option<Context>,
+    /// The span of the delivery that this one replays.
+    pub replayed_trace: Option<Context>,
 }
 
 /// A record on one of our topics that we did not write.
@@ -96,6 +101,8 @@ impl Envelope {
             unknown_since: None,
             parks: 0,
             uncharged: 0,
+            trace: None,
+            replayed_trace: None,
         }
     }
 
@@ -124,6 +131,8 @@ impl Envelope {
         ours.put_if_any(Field::UnknownSince, self.unknown_since);
         ours.put_if_any(Field::Parks, Some(self.parks).filter(|parks| *parks > 0));
         ours.put_if_any(Field::Uncharged, Some(self.uncharged).filter(|uncharged| *uncharged > 0));
+        ours.put_if_any(Field::Traceparent, self.trace);
+        ours.put_if_any(Field::ReplayedTraceparent, self.replayed_trace);
         Headers(ours.headers)
     }
 
@@ -150,6 +159,8 @@ impl Envelope {
             unknown_since: fields.number_if_any(Field::UnknownSince)?,
             parks: fields.number_if_any(Field::Parks)?.unwrap_or(0),
             uncharged: fields.number_if_any(Field::Uncharged)?.unwrap_or(0),
+            trace: fields.context(Field::Traceparent),
+            replayed_trace: fields.context(Field::ReplayedTraceparent),
         };
         let original = record.headers.0.iter().filter(|(name, _)| !is_ours(name)).cloned().collect();
         Ok((envelope, Headers(original)))
@@ -244,11 +255,13 @@ enum Field {
     UnknownSince,
     Parks,
     Uncharged,
+    Traceparent,
+    ReplayedTraceparent,
 }
 
 impl Field {
     /// In the order of their declaration, which is their index.
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 20] = [
         Self::Id,
         Self::Endpoint,
         Self::SourceTopic,
@@ -267,6 +280,8 @@ impl Field {
         Self::UnknownSince,
         Self::Parks,
         Self::Uncharged,
+        Self::Traceparent,
+        Self::ReplayedTraceparent,
     ];
 
     fn as_str(self) -> &'static str {
@@ -289,6 +304,8 @@ impl Field {
             Self::UnknownSince => "arauto-unknown-since",
             Self::Parks => "arauto-parks",
             Self::Uncharged => "arauto-uncharged",
+            Self::Traceparent => "arauto-traceparent",
+            Self::ReplayedTraceparent => "arauto-replayed-traceparent",
         }
     }
 
@@ -352,6 +369,11 @@ impl<'a> Fields<'a> {
 
     fn number<N: std::str::FromStr>(&self, field: Field) -> Result<N, Malformed> {
         self.number_if_any(field)?.ok_or(malformed(field, "is missing"))
+    }
+
+    /// A trace is nothing a delivery may fail for: one that cannot be read is none.
+    fn context(&self, field: Field) -> Option<Context> {
+        std::str::from_utf8(self.get(field)?).ok().and_then(Context::parse)
     }
 
     fn reason(&self) -> Result<Reason, Malformed> {
@@ -419,6 +441,8 @@ mod tests {
             unknown_since: Some(5),
             parks: 6,
             uncharged: 1,
+            trace: Some(Context { trace: 7, span: 8, sampled: true }),
+            replayed_trace: Some(Context { trace: 7, span: 9, sampled: false }),
         }
     }
 
@@ -433,6 +457,8 @@ mod tests {
             replays: 0,
             parks: 0,
             uncharged: 0,
+            trace: None,
+            replayed_trace: None,
             ..full()
         }
     }
@@ -485,12 +511,14 @@ mod tests {
             r"arauto-key=\x00\xff",
             "arauto-parks=6",
             "arauto-reason=status",
+            "arauto-replayed-traceparent=00-00000000000000000000000000000007-0000000000000009-00",
             "arauto-replays=4",
             "arauto-source-offset=9223372036854775807",
             "arauto-source-partition=3",
             "arauto-source-timestamp=-1",
             "arauto-source-topic=orders",
             "arauto-status=503",
+            "arauto-traceparent=00-00000000000000000000000000000007-0000000000000008-01",
             "arauto-uncharged=1",
             "arauto-unknown-since=5",
         ];

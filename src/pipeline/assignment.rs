@@ -42,6 +42,7 @@ use crate::{
         topics::parse_tier,
     },
     metrics::{Metrics, Rebalance as Kind},
+    otel::Tracer,
     registry::Registry,
 };
 
@@ -73,6 +74,8 @@ pub struct Shared {
     pub tasks: Tasks,
     /// Where it is counted.
     pub metrics: Metrics,
+    /// Begins traces, where there are any.
+    pub tracer: Option<Tracer>,
     /// A wait this short stays in memory.
     pub hold: Duration,
     /// Time between commits.
@@ -98,6 +101,7 @@ impl Shared {
             committer: Arc::new(Committer::new(Arc::clone(&self.positions), self.metrics.clone())),
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
+            tracer: self.tracer.clone(),
             hold: self.hold,
             commit_interval: self.commit_interval,
             epochs: Arc::clone(&self.epochs),

@@ -12,7 +12,11 @@ use super::{
     ticket::Ticket,
     window::Place,
 };
-use crate::{config::settings::Priority, kafka::headers::Envelope};
+use crate::{
+    config::settings::Priority,
+    kafka::headers::Envelope,
+    otel::{End, Ended, Trace},
+};
 
 /// An event in memory, with the room its bytes take of the window.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub struct Delivery {
     pub priority: Priority,
     /// The line it is out of, when its endpoint keeps an order: the next one follows when this one is settled.
     pub line: Option<Line>,
+    /// Its trace, where there are any.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Delivery {
@@ -95,6 +101,7 @@ impl Delivery {
             hold: None,
             priority,
             line: None,
+            trace: None,
         }
     }
 
@@ -128,6 +135,8 @@ impl Delivery {
             unknown_since: self.unknown_since,
             status: self.status,
             error: self.error.clone(),
+            trace: self.trace.as_ref().map(|trace| trace.own),
+            replayed_trace: self.trace.as_ref().and_then(|trace| trace.replayed),
             ..Envelope::new(event, Arc::clone(&self.endpoint), reason, self.first_seen, self.due)
         }
     }
@@ -137,7 +146,17 @@ impl Delivery {
         &self.held.event
     }
 
-    /// It has ended: its ticket is settled, and the next one in its line may go.
+    /// It has ended: its trace ends, its ticket is settled, and the next one in its line may go.
+    pub fn end(self, end: End) {
+        if let Some(trace) = &self.trace {
+            let Self { endpoint, attempts, replays, first_seen, .. } = &self;
+            let (attempts, replays, first_seen) = (*attempts, *replays, *first_seen);
+            trace.ended(&Ended { event: self.event(), endpoint, attempts, replays, first_seen }, end);
+        }
+        self.settle();
+    }
+
+    /// Its ticket is settled, here or on a retry topic, and the next one in its line may go.
     pub fn settle(self) {
         self.ticket.settle();
         if let (Some(hold), Some(line)) = (self.hold, self.line) {

@@ -27,6 +27,7 @@ use crate::{
         topics::{dead_topic, tier_topic},
     },
     metrics::{Metrics, Produced, endpoint::Park},
+    otel::End,
 };
 
 /// Records written at once; more wait their turn. Keeps the client's queue short whatever the window is.
@@ -109,7 +110,7 @@ impl Settler {
 
     /// It arrived.
     pub fn delivered(&self, delivery: Delivery) {
-        delivery.settle();
+        delivery.end(End::Delivered);
     }
 
     /// It waits on a retry topic until it is due: an attempt failed, or it is on its way to a later due time.
@@ -156,7 +157,7 @@ impl Settler {
             OnRemoved::Drop => {
                 debug!(id = %delivery.event().id, endpoint = %delivery.endpoint, "delivery dropped");
                 self.0.options.metrics.endpoint(&delivery.endpoint).dropped();
-                delivery.settle();
+                delivery.end(End::Dropped);
             }
         }
     }
@@ -164,7 +165,7 @@ impl Settler {
     /// Its endpoint has a queue of its own now, which delivers it.
     pub fn moved(&self, delivery: Delivery) {
         self.0.options.metrics.endpoint(&delivery.endpoint).moved();
-        delivery.settle();
+        delivery.end(End::Moved);
     }
 
     fn tier_for(&self, due: i64) -> Duration {
@@ -275,6 +276,7 @@ impl Settler {
                 let (id, attempts) = (&delivery.event().id, delivery.attempts);
                 let Delivery { endpoint, status, .. } = &delivery;
                 warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, "dead letter");
+                return delivery.end(End::Dead(reason));
             }
         }
         delivery.settle();

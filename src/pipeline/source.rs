@@ -23,6 +23,7 @@ use crate::{
     config::settings::{self, Endpoint, Priority},
     kafka::consumer::{Next, Queue},
     metrics::{self, Unmatched, endpoint::Origin},
+    otel,
     registry::{endpoint_hash, hash_name},
 };
 
@@ -136,7 +137,8 @@ impl Source {
         self.fed.event();
         for (slot, endpoint) in matches.iter().enumerate() {
             let urgent = (opened.held.event.priority.unwrap_or(endpoint.priority), false);
-            let delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id), urgent).await;
+            let mut delivery = self.delivery(&opened, slot, Arc::clone(&endpoint.id), urgent).await;
+            delivery.trace = otel::begin(self.shared.tracer.as_ref(), delivery.event());
             self.shared.metrics.endpoint(&endpoint.id).opened(Origin::Source);
             self.hand(delivery).await;
         }
@@ -144,7 +146,8 @@ impl Source {
             let name: Arc<str> = hash_name(hash).into();
             self.shared.metrics.endpoint(&name).opened(Origin::Source);
             let urgent = (Priority::Normal, false);
-            let delivery = self.delivery(&opened, matches.len() + slot, name, urgent).await;
+            let mut delivery = self.delivery(&opened, matches.len() + slot, name, urgent).await;
+            delivery.trace = otel::begin(self.shared.tracer.as_ref(), delivery.event());
             self.shared.settler.unknown(delivery);
         }
         self.matches = matches;

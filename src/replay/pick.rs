@@ -153,8 +153,9 @@ impl Letters {
         match self.way_of(&letter) {
             Ok((endpoint, replays)) => {
                 let (endpoint, replays) = (Arc::clone(endpoint), replays + 1);
-                let Letter { record, envelope: _, event } = letter;
-                let envelope = self.envelope(&event, &endpoint, replays);
+                let Letter { record, envelope, event } = letter;
+                let replayed_trace = envelope.ok().and_then(|envelope| envelope.trace);
+                let envelope = Envelope { replayed_trace, ..self.envelope(&event, &endpoint, replays) };
                 let (headers, value) = (event.headers, record.value);
                 let at = At { topic: record.topic, partition, offset };
                 Verdict::Replay(Box::new(Delivery { endpoint, envelope, headers, value, at }))

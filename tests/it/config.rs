@@ -153,6 +153,9 @@ fn secrets_never_print() {
         "[log]\nlevel = \"file:secret\"\n[admin]\nlisten = \"file:secret\"".to_owned(),
         "[security]\nallow = [\"file:secret\"]\n[events]\ntype = [\"file:secret\"]".to_owned(),
         "[limits]\nprefetch = \"file:secret\"".to_owned(),
+        "[otel]\nendpoint = \"file:secret\"\ntimeout = \"file:secret\"\nheaders = { host = \"file:secret\" }"
+            .to_owned(),
+        format!("[otel]\nendpoint = \"http://u:{NEEDLE}@localhost:4318\""),
     ] {
         let url = if broken.contains("url") { "" } else { "url = \"https://a.example\"\n" };
         let text = match broken.strip_prefix('[') {

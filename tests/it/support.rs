@@ -9,6 +9,7 @@
 pub(crate) mod arauto;
 pub(crate) mod broker;
 pub(crate) mod cluster;
+pub(crate) mod collector;
 pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod hook;

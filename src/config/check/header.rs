@@ -1,4 +1,4 @@
-//! HTTP header names and values of an endpoint: legal, and none that would break signing or framing.
+//! HTTP header names and values that users write: legal, and none that would break signing or framing.
 
 use std::collections::HashSet;
 
@@ -35,11 +35,8 @@ pub(super) fn all(written: &Endpoint, report: &mut Report) -> Headers {
         let Some(lower) = name_of(name, &name.value, &format!("{:?}", name.value), &mut seen, report) else {
             continue;
         };
-        if is_value(value.expose()) {
+        if value_fits(name, value, report) {
             headers.push((lower, value.clone()));
-        } else {
-            let message = format!("the value of the header {:?} cannot be sent", name.value);
-            report.add(name.place, message, "write visible ASCII characters, spaces and tabs only");
         }
     }
     let mut forward = Vec::new();
@@ -49,8 +46,18 @@ pub(super) fn all(written: &Endpoint, report: &mut Report) -> Headers {
     (headers, forward)
 }
 
+/// Can the value be sent? It may be secret, so it is not shown.
+pub(super) fn value_fits(name: &Written<String>, value: &Secret, report: &mut Report) -> bool {
+    let fits = is_value(value.expose());
+    if !fits {
+        let message = format!("the value of the header {:?} cannot be sent", name.value);
+        report.add(name.place, message, "write visible ASCII characters, spaces and tabs only");
+    }
+    fits
+}
+
 /// The name in lower case, if it will do and was not seen before.
-fn name_of<T>(
+pub(super) fn name_of<T>(
     item: &Written<T>,
     name: &str,
     shown: &str,
@@ -64,7 +71,7 @@ fn name_of<T>(
         let message = format!("the header {shown} may not be set");
         report.add(item.place, message, "remove it: Arauto or HTTP itself decides on it");
     } else if !seen.insert(lower.clone()) {
-        let message = format!("the header {shown} stands in this endpoint twice");
+        let message = format!("the header {shown} stands here twice");
         report.add(item.place, message, "remove one of them; case makes no difference");
     } else {
         return Some(lower);

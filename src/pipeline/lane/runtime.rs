@@ -5,15 +5,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use governor::{
     Quota, RateLimiter,
     clock::{Clock, DefaultClock},
     state::{InMemoryState, NotKeyed},
 };
+use http_types::HeaderMap;
 
 use crate::{
     config::settings::{Endpoint, Rate},
     http::{self, Target},
+    otel::{self, Trace},
     pipeline::{
         delivery::Delivery,
         outcome::{Attempt, AttemptResult},
@@ -68,8 +71,28 @@ impl Runtime {
             (_, Err(error)) => return impossible(error),
         };
         let (headers, body) = self.signer.request(template, delivery.event(), delivery.attempts + 1, now);
-        client.attempt(target, headers, body).await
+        match delivery.trace.as_deref().and_then(Trace::attempt) {
+            None => client.attempt(target, headers, body).await,
+            // Boxed, so that no other attempt takes the room of this one.
+            Some(traced) => Box::pin(self::traced(client, delivery, &traced, (target, headers, body))).await,
+        }
     }
+}
+
+/// Sends one request with a trace.
+async fn traced(
+    client: &http::Client,
+    delivery: &Delivery,
+    trace: &otel::Attempt<'_>,
+    (target, mut headers, body): (&Target, HeaderMap, Bytes),
+) -> Attempt {
+    trace.carry(&mut headers);
+    if !trace.is_recorded() {
+        return client.attempt(target, headers, body).await;
+    }
+    let (attempt, times) = client.timed_attempt(target, headers, body).await;
+    trace.ended(delivery, target, &attempt, &times);
+    attempt
 }
 
 /// A URL or header that HTTP cannot use is the endpoint's failure; the configuration lets none through.

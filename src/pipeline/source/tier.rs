@@ -10,6 +10,7 @@ use crate::{
     config::settings::{Endpoint, Priority},
     kafka::headers::Envelope,
     metrics::endpoint::Origin,
+    otel,
     pipeline::{
         Event, Record,
         delivery::{Delivery, now},
@@ -59,7 +60,8 @@ impl Source {
         let priority =
             endpoint.as_ref().map_or(Priority::Normal, |endpoint| own.unwrap_or(endpoint.priority));
         let urgent = (priority, envelope.attempts > 0);
-        let delivery = self.delivery(&opened, 0, name, urgent).await.with(&envelope);
+        let mut delivery = self.delivery(&opened, 0, name, urgent).await.with(&envelope);
+        delivery.trace = otel::go_on(self.shared.tracer.as_ref(), delivery.event(), &envelope);
         self.go_on(endpoint.as_ref(), delivery, envelope.reason).await;
     }
 
@@ -72,9 +74,23 @@ impl Source {
         if act == Act::Cancel {
             // Whoever cancelled it wrote the dead letter, but counts nothing.
             self.shared.metrics.endpoint(&envelope.endpoint).dead(Reason::Cancelled);
+            self.end_trace(record, envelope);
         }
         self.settled(record, None);
         true
+    }
+
+    /// A delivery ends that never became one here.
+    fn end_trace(&self, record: &Record, envelope: &Envelope) {
+        let Some(tracer) = &self.shared.tracer else { return };
+        let Ok((_, original)) = Envelope::read(record) else { return };
+        let event = &self.shared.decoder.restore(envelope, original, record.value.clone());
+        let Envelope { endpoint, attempts, replays, first_seen, .. } = envelope;
+        let (attempts, replays, first_seen) = (*attempts, *replays, *first_seen);
+        if let Some(trace) = otel::go_on(Some(tracer), event, envelope) {
+            let ended = otel::Ended { event, endpoint, attempts, replays, first_seen };
+            trace.ended(&ended, otel::End::Dead(Reason::Cancelled));
+        }
     }
 
     /// Returns when all is known that operators said until a moment ago.
