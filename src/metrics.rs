@@ -3,6 +3,9 @@
 //! Handles are resolved once (per lane, topic, partition), so recording is an atomic add without a lookup.
 //! Label values come from closed sets, the configuration, or the assigned partitions, never from records.
 //! Only this file and its children name `prometheus`; they never decide anything.
+//!
+//! Histograms carry no exemplars: the `prometheus` crate (0.14) neither keeps any nor writes OpenMetrics, the only format
+//! that has a place for them. Trace ids are in spans and logs.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -145,6 +148,22 @@ impl Metrics {
     /// A configured endpoint is enabled, or is not, whatever its configuration says.
     pub fn set_endpoint_enabled(&self, id: &str, enabled: bool) {
         lock(&self.0.endpoints).set_enabled(&self.0.families, id, enabled);
+    }
+
+    /// Takes over which endpoints were disabled by what they answered, each with the reason. Those that their
+    /// configuration disables are not among them.
+    pub fn set_disabled<'a>(&self, disabled: impl IntoIterator<Item = (&'a str, &'static str)>) {
+        lock(&self.0.endpoints).set_disabled(&self.0.families, disabled);
+    }
+
+    /// A configured endpoint was disabled by what it answered, for this reason, or is not.
+    pub fn set_endpoint_disabled(&self, id: &str, reason: Option<&'static str>) {
+        lock(&self.0.endpoints).set_endpoint_disabled(&self.0.families, id, reason);
+    }
+
+    /// How far the own queues are behind in the partitions that this process reads for them; there are no others.
+    pub fn own_queue_lags<'a>(&self, lags: impl IntoIterator<Item = (&'a str, i64)>) {
+        lock(&self.0.endpoints).set_own_queue_lags(&self.0.families, lags);
     }
 
     /// The handle of an endpoint; of the shared series when it has none of its own. Ask once per lane.
@@ -405,6 +424,8 @@ struct Families {
     lane_waiting: IntGaugeVec,
     breaker_state: IntGaugeVec,
     endpoint_enabled: IntGaugeVec,
+    endpoint_disabled: IntGaugeVec,
+    own_queue_lag: IntGaugeVec,
     in_flight: IntGauge,
     in_flight_bytes: IntGauge,
     window_used_ratio: Gauge,
@@ -454,6 +475,8 @@ impl Families {
             lane_waiting: gauges("arauto_lane_waiting", &["endpoint"], "Deliveries held in memory until they are due."),
             breaker_state: gauges("arauto_breaker_state", &["endpoint"], "The breaker: 0 closed, 1 probing, 2 open."),
             endpoint_enabled: gauges("arauto_endpoint_enabled", &["endpoint"], "1 if the endpoint is enabled, 0 if not; for `_other` how many of them are."),
+            endpoint_disabled: gauges("arauto_endpoint_disabled", &["endpoint", "reason"], "1 if the endpoint was disabled by what it answered, not by its configuration; for `_other` how many were."),
+            own_queue_lag: gauges("arauto_own_queue_lag", &["endpoint"], "Records that the endpoint's own queue has not settled, in the partitions this instance reads for it."),
             in_flight: gauge("arauto_in_flight", "Deliveries held in memory."),
             in_flight_bytes: gauge("arauto_in_flight_bytes", "Bytes of deliveries held in memory."),
             window_used_ratio: ratio("arauto_window_used_ratio", "Share of the window in use, 0 to 1; near 1 for long: add instances."),
@@ -500,6 +523,8 @@ impl Families {
         for outcome in OUTCOMES {
             self.deliveries.with_label_values(&[endpoint, outcome]);
         }
+        // Objectives compare it with what was opened: both have to begin at zero.
+        self.latency.with_label_values(&[endpoint]);
     }
 
     /// Takes all series of an endpoint away.
@@ -593,6 +618,7 @@ mod tests {
         ("arauto_deliveries_opened_total", "counter", &["endpoint", "from"]),
         ("arauto_deliveries_total", "counter", &["endpoint", "outcome"]),
         ("arauto_delivery_latency_seconds", "histogram", &["endpoint"]),
+        ("arauto_endpoint_disabled", "gauge", &["endpoint", "reason"]),
         ("arauto_endpoint_enabled", "gauge", &["endpoint"]),
         ("arauto_endpoints", "gauge", &[]),
         ("arauto_events_lost_total", "counter", &["topic"]),
@@ -604,6 +630,7 @@ mod tests {
         ("arauto_lane_in_flight", "gauge", &["endpoint"]),
         ("arauto_lane_queued", "gauge", &["endpoint"]),
         ("arauto_lane_waiting", "gauge", &["endpoint"]),
+        ("arauto_own_queue_lag", "gauge", &["endpoint"]),
         ("arauto_parked_total", "counter", &["endpoint", "reason"]),
         ("arauto_partition_lag", "gauge", &["partition", "topic"]),
         ("arauto_partition_oldest_unsettled_seconds", "gauge", &["partition", "topic"]),
@@ -634,6 +661,8 @@ mod tests {
         metrics.render();
         let round_trip = Some(Duration::from_millis(2));
         metrics.brokers(Client::Producer, &[Broker { id: 1, round_trip, waiting: 1 }]);
+        metrics.set_endpoint_disabled("crm", Some("gone"));
+        metrics.own_queue_lags([("crm", 7)]);
         metrics
     }
 
@@ -686,6 +715,7 @@ mod tests {
             (r#"arauto_endpoint_enabled{endpoint="erp"}"#, Some(0.0)),
             (r#"arauto_endpoint_enabled{endpoint="_other"}"#, None),
             (r#"arauto_dead_total{endpoint="crm",reason="gone"}"#, None),
+            (r#"arauto_delivery_latency_seconds_count{endpoint="erp"}"#, Some(0.0)),
             ("arauto_endpoints", Some(2.0)),
             ("arauto_config_last_reload_success", Some(1.0)),
             ("arauto_clock_skew_seconds", None),
@@ -723,6 +753,47 @@ mod tests {
         drop(held);
         assert_eq!(["a", "b", "d"].map(dropped), [None, Some(1.0), Some(1.0)]);
         assert!(!metrics.render().contains(r#"endpoint="a""#));
+    }
+
+    #[test]
+    fn the_disabled_are_shown_with_their_reason_and_those_that_share_a_series_are_counted() {
+        let metrics = Metrics::new(1);
+        metrics.set_endpoints([("a", true), ("b", true), ("c", true)]);
+        let disabled = |id: &str, reason: &str| {
+            let series = format!(r#"arauto_endpoint_disabled{{endpoint="{id}",reason="{reason}"}}"#);
+            value(&metrics, &series)
+        };
+        let shown =
+            || [("a", "gone"), ("a", "failing"), ("_other", "gone")].map(|(id, reason)| disabled(id, reason));
+        assert_eq!(shown(), [None; 3]);
+        for (id, reason, expected) in [
+            ("a", Some("gone"), [Some(1.0), None, None]),
+            ("b", Some("gone"), [Some(1.0), None, Some(1.0)]),
+            ("c", Some("gone"), [Some(1.0), None, Some(2.0)]),
+            ("a", Some("failing"), [None, Some(1.0), Some(2.0)]),
+            ("b", None, [None, Some(1.0), Some(1.0)]),
+            ("a", None, [None, None, Some(1.0)]),
+        ] {
+            metrics.set_endpoint_disabled(id, reason);
+            assert_eq!(shown(), expected, "{id} {reason:?}");
+        }
+        // `a` goes: `b` and `c` are told apart from then on, and nothing of before is left.
+        metrics.set_endpoints([("b", true), ("c", true)]);
+        metrics.set_disabled([("b", "gone"), ("c", "gone")]);
+        assert_eq!((disabled("b", "gone"), disabled("_other", "gone")), (Some(1.0), Some(1.0)));
+        metrics.set_disabled([]);
+        assert_eq!((disabled("b", "gone"), disabled("_other", "gone")), (None, None));
+    }
+
+    #[test]
+    fn lags_of_own_queues_go_with_the_queue() {
+        let metrics = Metrics::new(1);
+        metrics.set_endpoints([("a", true), ("b", true), ("c", true)]);
+        let lag = |id: &str| value(&metrics, &format!(r#"arauto_own_queue_lag{{endpoint="{id}"}}"#));
+        metrics.own_queue_lags([("a", 5), ("b", 2), ("c", 1)]);
+        assert_eq!((lag("a"), lag("_other")), (Some(5.0), Some(3.0)));
+        metrics.own_queue_lags([("a", 0)]);
+        assert_eq!((lag("a"), lag("_other")), (Some(0.0), None));
     }
 
     #[test]

@@ -34,6 +34,9 @@ impl Endpoints {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let enabled = endpoints.iter().map(|endpoint| (&*endpoint.id, self.is_enabled(endpoint)));
         self.metrics.set_endpoints(enabled);
+        let disabled =
+            endpoints.iter().filter_map(|endpoint| Some((&*endpoint.id, self.disabled(endpoint)?)));
+        self.metrics.set_disabled(disabled);
         self.registry.replace(endpoints);
         self.lanes.update();
     }
@@ -50,12 +53,19 @@ impl Endpoints {
             self.lanes.switched(&id);
             if let Some(endpoint) = snapshot.by_id(&id) {
                 self.metrics.set_endpoint_enabled(&id, self.is_enabled(endpoint));
+                self.metrics.set_endpoint_disabled(&id, self.disabled(endpoint));
             }
         }
     }
 
     fn is_enabled(&self, endpoint: &Endpoint) -> bool {
-        let disabled = || self.switches.get(&endpoint.id).disabled_for(&url_hash(&endpoint.url)).is_some();
-        endpoint.enabled && !disabled()
+        endpoint.enabled && self.disabled(endpoint).is_none()
+    }
+
+    /// Why it is disabled although its configuration enables it.
+    fn disabled(&self, endpoint: &Endpoint) -> Option<&'static str> {
+        let switch = self.switches.get(&endpoint.id);
+        let disabled = switch.disabled_for(&url_hash(&endpoint.url)).filter(|_| endpoint.enabled)?;
+        Some(disabled.why.as_str())
     }
 }

@@ -150,6 +150,7 @@ impl Observation {
                 }
             }
         }
+        shared.metrics.own_queue_lags(lags.iter().map(|(endpoint, lag)| (&**endpoint, *lag)));
         shared.lanes.set_own_lags(lags);
     }
 

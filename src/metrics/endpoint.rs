@@ -238,6 +238,11 @@ pub(super) struct Endpoints {
     other: Option<Arc<Endpoint>>,
     /// Those without series of their own that are not enabled.
     others_disabled: HashSet<String>,
+    /// Why endpoints were disabled by what they answered.
+    reasons: HashMap<String, &'static str>,
+    /// The series that show that, and those of own queues.
+    shown_disabled: HashSet<(String, &'static str)>,
+    shown_lags: HashSet<String>,
 }
 
 #[derive(Default)]
@@ -288,6 +293,62 @@ impl Endpoints {
             gauge(OTHER).inc();
         } else if !enabled && self.others_disabled.insert(id.to_owned()) {
             gauge(OTHER).dec();
+        }
+    }
+
+    pub(super) fn set_disabled<'a>(
+        &mut self,
+        families: &Families,
+        disabled: impl IntoIterator<Item = (&'a str, &'static str)>,
+    ) {
+        self.reasons = disabled.into_iter().map(|(id, reason)| (id.to_owned(), reason)).collect();
+        self.show_disabled(families);
+    }
+
+    pub(super) fn set_endpoint_disabled(
+        &mut self,
+        families: &Families,
+        id: &str,
+        reason: Option<&'static str>,
+    ) {
+        match reason {
+            Some(reason) => self.reasons.insert(id.to_owned(), reason),
+            None => self.reasons.remove(id),
+        };
+        self.show_disabled(families);
+    }
+
+    fn show_disabled(&mut self, families: &Families) {
+        let mut counts: HashMap<(String, &'static str), i64> = HashMap::new();
+        for (id, reason) in &self.reasons {
+            *counts.entry((self.label(id).to_owned(), reason)).or_default() += 1;
+        }
+        for (label, reason) in self.shown_disabled.drain() {
+            if !counts.contains_key(&(label.clone(), reason)) {
+                forget(&families.endpoint_disabled, &[&label, reason]);
+            }
+        }
+        for ((label, reason), count) in counts {
+            families.endpoint_disabled.with_label_values(&[label.as_str(), reason]).set(count);
+            self.shown_disabled.insert((label, reason));
+        }
+    }
+
+    pub(super) fn set_own_queue_lags<'a>(
+        &mut self,
+        families: &Families,
+        lags: impl IntoIterator<Item = (&'a str, i64)>,
+    ) {
+        let mut sums: HashMap<String, i64> = HashMap::new();
+        for (id, lag) in lags {
+            *sums.entry(self.label(id).to_owned()).or_default() += lag;
+        }
+        for label in self.shown_lags.drain().filter(|label| !sums.contains_key(label)) {
+            forget(&families.own_queue_lag, &[&label]);
+        }
+        for (label, lag) in sums {
+            families.own_queue_lag.with_label_values(&[&label]).set(lag);
+            self.shown_lags.insert(label);
         }
     }
 

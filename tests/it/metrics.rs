@@ -13,7 +13,8 @@ use crate::support::{
     until,
 };
 
-/// Copied from the contract, without `arauto_certificate_expiry_seconds`, which only an https endpoint has (`notices`).
+/// Copied from the contract, without `arauto_certificate_expiry_seconds`, which only an https endpoint has (`notices`),
+/// and `arauto_own_queue_lag`, which only one with a queue of its own has (`prometheus`).
 const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_assigned_partitions", "gauge", &["topic"]),
     ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
@@ -30,6 +31,7 @@ const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_deliveries_opened_total", "counter", &["endpoint", "from"]),
     ("arauto_deliveries_total", "counter", &["endpoint", "outcome"]),
     ("arauto_delivery_latency_seconds", "histogram", &["endpoint"]),
+    ("arauto_endpoint_disabled", "gauge", &["endpoint", "reason"]),
     ("arauto_endpoint_enabled", "gauge", &["endpoint"]),
     ("arauto_endpoints", "gauge", &[]),
     ("arauto_events_lost_total", "counter", &["topic"]),
@@ -66,12 +68,15 @@ struct Fates {
 impl Fates {
     /// How many events each of them gets.
     const EVENTS: usize = 120;
+    /// How many of them go to the one that never answers, and to the one that is gone.
+    const FEW: usize = 10;
 
     async fn new() -> Self {
         let hook = Hook::start(|request| match request.uri.path() {
             "/refused" => Reply::status(404),
             "/later" => Reply::status(503),
             "/flaky" if request.nth == 1 => Reply::status(503),
+            "/gone" => Reply::status(410),
             _ => Reply::ok(),
         })
         .await;
@@ -90,6 +95,7 @@ impl Fates {
             .endpoint(Endpoint::new("refused", &at("refused")).set("retry.dead_on", vec!["4xx"]))
             .endpoint(Endpoint::new("later", &at("later")).set("retry.schedule", vec![LONG_TIER]))
             .endpoint(Endpoint::new("throttled", &at("throttled")).set("rate", "30/s").set("burst", 1))
+            .endpoint(Endpoint::new("gone", &at("gone")).set("types", ["s"].to_vec()))
             .endpoint(
                 Endpoint::new("silent", &self.silent.url())
                     .set("concurrency", 4)
@@ -99,7 +105,7 @@ impl Fates {
 
     /// For all of them; and as many as fit its lane for the one that never answers.
     async fn produce(rig: &Rig) {
-        let for_silent = |n: usize| if n < 10 { "s" } else { "x" };
+        let for_silent = |n: usize| if n < Self::FEW { "s" } else { "x" };
         let records: Vec<_> = (0..Self::EVENTS)
             .map(|n| NewRecord::new(&rig.topic, format!("{n}")).header("ce_type", for_silent(n)))
             .collect();
@@ -120,11 +126,14 @@ async fn names_types_and_labels_are_the_contract_and_the_books_balance() {
         metrics.sum("arauto_deliveries_total", &[("endpoint", id), ("outcome", outcome)])
     };
     let all = Fates::EVENTS as f64;
+    let few = Fates::FEW as f64;
     let expected =
         [("good", "delivered"), ("flaky", "delivered"), ("refused", "dead"), ("throttled", "delivered")];
     let metrics = arauto
         .wait_for_metrics("every delivery to come to rest", |metrics| {
             expected.iter().all(|(id, outcome)| ended(metrics, id, outcome) == all)
+                // One of them dies of it, the others are dropped like those of any endpoint that is not there.
+                && metrics.sum("arauto_deliveries_total", &[("endpoint", "gone")]) == few
                 && metrics.sum("arauto_retries_total", &[("endpoint", "later")]) == all
                 && metrics.value("arauto_produce_pending", &[]) == Some(0.0)
         })
@@ -139,10 +148,14 @@ async fn names_types_and_labels_are_the_contract_and_the_books_balance() {
     for (name, value) in in_lane {
         assert_eq!(metrics.value(name, &[("endpoint", "silent")]), Some(value), "{name}");
     }
-    assert_eq!(metrics.value("arauto_in_flight", &[]), Some(10.0));
+    assert_eq!(metrics.value("arauto_in_flight", &[]), Some(few));
+    assert_eq!(
+        metrics.value("arauto_endpoint_disabled", &[("endpoint", "gone"), ("reason", "gone")]),
+        Some(1.0)
+    );
     assert_eq!(metrics.value("arauto_tickets_lost_total", &[]), Some(0.0));
     assert_eq!(metrics.sum("arauto_events_total", &[("topic", &rig.topic)]), all);
-    assert_eq!(metrics.value("arauto_endpoints", &[]), Some(6.0));
+    assert_eq!(metrics.value("arauto_endpoints", &[]), Some(7.0));
 
     assert_eq!(arauto.stop().await, 0);
 }
@@ -185,7 +198,7 @@ async fn check_books(rig: &Rig, metrics: &Metrics) {
     // Only the long tier still has any at rest, and nothing has come back from it.
     let on_tier = rig.cluster.read(&rig.tier(LONG_TIER)).await;
     let endpoints = metrics.label_values("arauto_deliveries_opened_total", "endpoint");
-    assert_eq!(endpoints.len(), 6);
+    assert_eq!(endpoints.len(), 7);
     for id in endpoints {
         let of = [("endpoint", id)];
         let opened = metrics.sum("arauto_deliveries_opened_total", &of);
