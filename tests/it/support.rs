@@ -15,6 +15,7 @@ pub(crate) mod config;
 pub(crate) mod hook;
 pub(crate) mod letters;
 pub(crate) mod metrics;
+pub(crate) mod prometheus;
 pub(crate) mod raw;
 pub(crate) mod records;
 pub(crate) mod terminal;

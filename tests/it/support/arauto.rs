@@ -216,7 +216,7 @@ fn collect(stream: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
 }
 
 /// HTTP/1.0, so that the answer ends with the connection and is not chunked.
-fn ask(address: &str, method: &str, path: &str, headers: &str) -> std::io::Result<(u16, String)> {
+pub(crate) fn ask(address: &str, method: &str, path: &str, headers: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "{method} {path} HTTP/1.0\r\nhost: {address}\r\n{headers}\r\n")?;
