@@ -1,4 +1,4 @@
-//! The admin server: `/livez`, `/readyz`, `/metrics`, `/lanes`, and an operator's word to `/endpoints/{id}`.
+//! The admin server: `/livez`, `/readyz`, `/metrics`, `/lanes`, `/log`, and an operator's word to `/endpoints/{id}`.
 //!
 //! It shows what other parts report and what is counted, for which it never asks Kafka or an endpoint anything, so a
 //! probe is answered at once whatever is wrong.
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use self::control::{Control, NotYet};
 use crate::{
+    log::Log,
     metrics::{self, Metrics},
     pipeline::{
         delivery::now,
@@ -33,6 +34,10 @@ use crate::{
 
 pub mod control;
 mod endpoints;
+mod log;
+
+/// Whoever can read this port must not be made to change what is behind it.
+const FOREIGN: &str = "requests of pages in a browser (with an Origin) are refused";
 
 /// How long connections may take to end once the server is told to stop. A scrape takes milliseconds; a client that
 /// holds its connection open must not hold the process.
@@ -171,7 +176,7 @@ impl Server {
         address: SocketAddr,
         metrics: Metrics,
         health: Health,
-        control: Control,
+        (control, log): (Control, Log),
     ) -> Result<(Self, SocketAddr), Error> {
         let bound = async {
             let listener = TcpListener::bind(address).await?;
@@ -180,7 +185,7 @@ impl Server {
         };
         let (listener, address) = bound.await.map_err(|source| Error::Bind { address, source })?;
         info!(%address, "admin listening");
-        Ok((Self { listener, router: router(metrics, health, control) }, address))
+        Ok((Self { listener, router: router(metrics, health, control, log) }, address))
     }
 
     /// Serves until `stop`, then lets answers under way finish.
@@ -205,7 +210,7 @@ impl Server {
     }
 }
 
-fn router(metrics: Metrics, health: Health, control: Control) -> Router {
+fn router(metrics: Metrics, health: Health, control: Control, log: Log) -> Router {
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     Router::new()
         .route("/livez", get(async || "alive\n"))
@@ -214,6 +219,7 @@ fn router(metrics: Metrics, health: Health, control: Control) -> Router {
         .route("/metrics", get(async move |State(metrics): State<Metrics>| (content_type, metrics.render())))
         .with_state(metrics)
         .merge(endpoints::routes(control))
+        .merge(log::routes(log))
 }
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
@@ -256,7 +262,8 @@ mod tests {
             rustls::crypto::ring::default_provider().install_default().ok();
             let health = Health::new();
             let loopback = "127.0.0.1:0".parse().unwrap();
-            let bound = Server::bind(loopback, Metrics::new(10), health.clone(), Control::new()).await;
+            let parts = (Control::new(), Log::new("info").unwrap().0);
+            let bound = Server::bind(loopback, Metrics::new(10), health.clone(), parts).await;
             let (server, address) = bound.unwrap();
             let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
             let tasks = crate::app::tasks::Tasks::new();

@@ -29,6 +29,7 @@ use crate::{
     config::settings::Settings,
     http::{self, guard::Guard},
     kafka::{consumer::Budget, observer::Observer, producer::Producer, topics::Admin},
+    log::Log,
     metrics::{Metrics, Window as WindowNow},
     otel::Tracer,
     pipeline::{
@@ -62,6 +63,8 @@ pub mod tasks;
 const LAST_TASKS: Duration = Duration::from_secs(1);
 /// This part of the grace is kept for the last commit, for leaving the group and for the last records.
 const KEPT_OF_GRACE: u32 = 5;
+/// Between looks for warnings that were left out.
+const REPEATS: Duration = Duration::from_secs(1);
 /// Lanes are looked at this often whether they can be taken down.
 const RETIRE: Duration = Duration::from_secs(15);
 
@@ -71,6 +74,7 @@ pub struct App {
     tasks: Tasks,
     health: Health,
     control: Control,
+    log: Log,
     metrics: Metrics,
     registry: Arc<Registry>,
     admin: Option<SocketAddr>,
@@ -80,16 +84,16 @@ pub struct App {
 
 impl App {
     /// Prepares a process and starts its admin server; nothing touches Kafka yet.
-    pub async fn new(settings: Settings) -> anyhow::Result<Self> {
+    pub async fn new(settings: Settings, log: Log) -> anyhow::Result<Self> {
         let (tasks, health, control) = (Tasks::new(), Health::new(), Control::new());
         let metrics = Metrics::new(settings.admin.max_endpoint_series);
         metrics.set_endpoints(settings.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.enabled)));
         let mut admin = None;
         if let Some(listen) = settings.admin.listen {
-            let (server, address) =
-                admin::Server::bind(listen, metrics.clone(), health.clone(), control.clone())
-                    .await
-                    .with_context(|| format!("the admin server cannot listen on {listen} (admin.listen)"))?;
+            let parts = (control.clone(), log.clone());
+            let (server, address) = admin::Server::bind(listen, metrics.clone(), health.clone(), parts)
+                .await
+                .with_context(|| format!("the admin server cannot listen on {listen} (admin.listen)"))?;
             let until = tasks.token().clone();
             tasks.spawn_essential(
                 "admin server",
@@ -100,7 +104,7 @@ impl App {
         let registry = Arc::new(Registry::new(settings.endpoints.clone()));
         let settings = Arc::new(settings);
         let stop = CancellationToken::new();
-        Ok(Self { settings, tasks, health, control, metrics, registry, admin, stop })
+        Ok(Self { settings, tasks, health, control, log, metrics, registry, admin, stop })
     }
 
     /// Where the admin server listens.
@@ -323,12 +327,20 @@ impl App {
             until.run_until_cancelled(lanes.measure_lateness()).await;
             Ok(())
         });
+        let (log, until) = (self.log.clone(), self.tasks.token().clone());
+        self.tasks.spawn_essential("log", async move {
+            while until.run_until_cancelled(tokio::time::sleep(REPEATS)).await.is_some() {
+                log.tell_left_out(false);
+            }
+            Ok(())
+        });
         if let Some(path) = reload {
             let reloader = reload::Reloader {
                 path,
                 settings: Arc::clone(&self.settings),
                 endpoints,
                 own: own.clone(),
+                log: self.log.clone(),
                 metrics: self.metrics.clone(),
                 health: self.health.clone(),
             };
@@ -368,6 +380,7 @@ impl App {
         if left > 0 {
             warn!(left, "tasks were still at work");
         }
+        self.log.tell_left_out(true);
         match self.tasks.take_failure() {
             Some(failure) => Err(failure),
             None => {

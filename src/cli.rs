@@ -151,12 +151,12 @@ impl Cli {
         match self.command {
             Command::Run => {
                 let settings = load(&self.config)?;
-                log::init(&settings.log)?;
-                block_on(run::run(settings, &self.config))
+                let log = log::init(&settings.log)?;
+                block_on(run::run(settings, log, &self.config))
             }
             Command::Dev(args) => {
-                log::init(&dev::log())?;
-                block_on(dev::run(args, self.json))
+                let log = log::init(&dev::log())?;
+                block_on(dev::run(args, log, self.json))
             }
             Command::Check(args) => validate(&args, &self.config, self.json),
             Command::Lanes(args) => {

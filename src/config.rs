@@ -15,6 +15,7 @@ use url::Url;
 mod check;
 mod file;
 mod include;
+pub mod level;
 pub mod mistake;
 pub(crate) mod read;
 pub(crate) mod reference;

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod http;
 pub mod kafka;
 pub mod letters;
+pub mod log;
 pub mod metrics;
 pub mod otel;
 pub mod pipeline;

@@ -14,7 +14,10 @@ use axum::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::control::{Control, NotYet};
+use super::{
+    FOREIGN,
+    control::{Control, NotYet},
+};
 use crate::{
     config::read::nearest,
     pipeline::switch::{Command, report::Report},
@@ -26,7 +29,7 @@ const ACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// Why a word is not acted upon.
 enum Refusal {
     NotYet(NotYet),
-    /// From a page in a browser: whoever can read this port must not be made to change what is behind it.
+    /// From a page in a browser.
     Foreign,
     /// No such endpoint; perhaps another one is meant.
     Unknown(String, Option<String>),
@@ -79,10 +82,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error) = match self {
             Self::NotYet(not_yet) => return not_yet.into_response(),
-            Self::Foreign => (
-                StatusCode::FORBIDDEN,
-                "requests of pages in a browser (with an Origin) are refused".to_owned(),
-            ),
+            Self::Foreign => (StatusCode::FORBIDDEN, FOREIGN.to_owned()),
             Self::Unknown(id, None) => (StatusCode::NOT_FOUND, format!("there is no endpoint {id:?}")),
             Self::Unknown(id, Some(near)) => {
                 (StatusCode::NOT_FOUND, format!("there is no endpoint {id:?}; did you mean {near:?}?"))

@@ -13,6 +13,7 @@ use crate::{
         settings::Settings,
         watch::Watch,
     },
+    log::Log,
     metrics::Metrics,
 };
 
@@ -23,6 +24,7 @@ pub(super) struct Reloader {
     pub(super) settings: Arc<Settings>,
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) own: OwnQueues,
+    pub(super) log: Log,
     pub(super) metrics: Metrics,
     pub(super) health: Health,
 }
@@ -81,6 +83,11 @@ impl Reloader {
         for section in needs_restart(&self.settings, &settings) {
             warn!(section, "a change of this section needs a restart");
         }
+        if self.settings.log.level != settings.log.level
+            && let Err(wrong) = self.log.set(&settings.log.level)
+        {
+            warn!(%wrong, "log level not changed");
+        }
         self.endpoints.replace(settings.endpoints.clone());
         let (own, endpoints) = (self.own.clone(), settings.endpoints.clone());
         if let Err(panic) = spawn_blocking(move || own.reconcile(&endpoints)).await {
@@ -89,7 +96,7 @@ impl Reloader {
         info!(?trigger, endpoints = settings.endpoints.len(), "configuration taken over");
         // What needs a restart keeps being compared with what runs.
         let mut running = (*self.settings).clone();
-        running.endpoints = settings.endpoints;
+        (running.endpoints, running.log.level) = (settings.endpoints, settings.log.level);
         self.settings = Arc::new(running);
         self.metrics.reload(true);
         self.health.reload(Ok(()));

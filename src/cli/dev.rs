@@ -84,7 +84,7 @@ struct Dev {
 }
 
 /// Runs until Ctrl-C, or until `--events` have reached their end.
-pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<Done> {
+pub(super) async fn run(args: Args, log: crate::log::Log, json: bool) -> anyhow::Result<Done> {
     let started = Instant::now();
     // From now on a Ctrl-C is ours, so that even an early one ends this in order.
     let mut signals = Stop::listen()?;
@@ -93,7 +93,7 @@ pub(super) async fn run(args: Args, json: bool) -> anyhow::Result<Done> {
     let (receiver, handle) = Receiver::bind(receiver(tell)?).await.context("starting the receiver")?;
     let settings = settings(&broker, &handle)?;
     broker.create_topics(&topics(&settings))?;
-    let app = App::new(settings.clone()).await?;
+    let app = App::new(settings.clone(), log).await?;
     let natures: Vec<_> = settings.endpoints.iter().map(|e| (e.id.to_string(), nature(&e.id))).collect();
     let dev = Dev {
         args,

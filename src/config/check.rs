@@ -9,8 +9,8 @@ use url::Url;
 use super::{
     AddressRule,
     file::{self, File},
+    level,
     mistake::{Place, Report},
-    read::nearest,
     settings::{
         Admin, Endpoint, Events, FactSource, IdSource, Kafka, Limits, Log, LogFormat, OnRemoved, Protocol,
         Queue, Security, Settings, Start, Topics,
@@ -188,31 +188,18 @@ fn admin(written: &file::Admin, report: &mut Report) -> Admin {
 }
 
 fn log(written: &file::Log, report: &mut Report) -> Log {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let level = non_empty(&written.level, "info", "level in [log]", report);
-    if let Some(key) = written.level.set() {
-        // The filter syntax takes an unknown word for a module's name and then logs nothing else: "inof" would
-        // be silence.
-        let bare = |part: &str| {
-            let part = part.trim();
-            !part.contains(['=', '[']) && !LEVELS.contains(&&*part.to_ascii_lowercase())
+    let text = non_empty(&written.level, "info", "level in [log]", report);
+    if let Some(key) = written.level.set()
+        && let Err(wrong) = level::parse(&text)
+    {
+        let wrong = match wrong {
+            // It would tell what a reference holds.
+            level::Wrong::Near(_) if key.value.reference.is_some() => level::Wrong::Word,
+            wrong => wrong,
         };
-        let message = format!("level in [log] is {}", key.value);
-        if tracing_subscriber::EnvFilter::builder().parse(&level).is_err() {
-            report.add(
-                key.place,
-                message,
-                "write a filter such as \"info\" or \"arauto=debug,rdkafka=warn\"",
-            );
-        } else if level.split(',').any(bare) && !level.contains('{') {
-            let help = match nearest(&level, LEVELS.into_iter()) {
-                Some(near) if key.value.reference.is_none() => format!("did you mean \"{near}\"?"),
-                _ => "write a level (error, warn, info, debug, trace) or module=level".to_owned(),
-            };
-            report.add(key.place, message, help);
-        }
+        report.add(key.place, format!("level in [log] is {}", key.value), wrong.to_string());
     }
-    Log { level, format: written.format.or(LogFormat::Auto) }
+    Log { level: text, format: written.format.or(LogFormat::Auto) }
 }
 
 fn limits(

@@ -1,6 +1,6 @@
 //! What a reload may do: whether new settings take effect now, and what of them only a restart can bring.
 //!
-//! Pure. Only the endpoints are reloaded; the registry takes them from the new settings.
+//! Pure. Only the endpoints and the log's level are reloaded; the registry takes the former from the new settings.
 
 use std::collections::HashSet;
 
@@ -52,7 +52,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("limits", old.limits != new.limits),
         ("security", old.security != new.security),
         ("admin", old.admin != new.admin),
-        ("log", old.log != new.log),
+        ("log", old.log.format != new.log.format),
         ("otel", old.otel != new.otel),
     ];
     sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn sections_that_need_a_restart_are_named() {
         let old = settings("", 0..2);
-        assert_eq!(needs_restart(&old, &settings("", 1..9)), [""; 0]);
-        let head = "on_removed = \"drop\"\n[topics]\npartitions = 7\n[log]\nlevel = \"debug\"
+        assert_eq!(needs_restart(&old, &settings("[log]\nlevel = \"debug\"", 1..9)), [""; 0]);
+        let head = "on_removed = \"drop\"\n[topics]\npartitions = 7\n[log]\nformat = \"json\"
             [otel]\nendpoint = \"http://localhost:4318\"";
         assert_eq!(needs_restart(&old, &settings(head, 0..2)), ["on_removed", "topics", "log", "otel"]);
     }

@@ -413,7 +413,8 @@ fn text(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-fn cut(error: &str) -> &str {
+/// As much of an error as is kept.
+pub fn cut(error: &str) -> &str {
     &error[..error.floor_char_boundary(MAX_ERROR)]
 }
 

@@ -13,8 +13,8 @@ use tracing::{debug, error, warn};
 
 use super::{
     Headers,
-    delivery::{Delivery, now},
-    outcome::Reason,
+    delivery::{Delivery, millis, now},
+    outcome::{Attempt, Reason},
     retry::Ladder,
 };
 use crate::{
@@ -108,8 +108,18 @@ impl Settler {
         Self(Arc::new(Inner { options, tiers, dead, window, runtime: Handle::current() }))
     }
 
-    /// It arrived.
-    pub fn delivered(&self, delivery: Delivery) {
+    /// It arrived, with this attempt and so long after its event's timestamp.
+    pub fn delivered(&self, delivery: Delivery, attempt: &Attempt, latency: Option<Duration>) {
+        debug!(
+            id = %delivery.event().id,
+            endpoint = %delivery.endpoint,
+            outcome = "delivered",
+            attempts = delivery.attempts,
+            status = delivery.status,
+            duration_ms = millis(attempt.duration),
+            latency_ms = latency.map(millis),
+            "delivery finished"
+        );
         delivery.end(End::Delivered);
     }
 
@@ -155,7 +165,14 @@ impl Settler {
         match self.0.options.on_removed {
             OnRemoved::Dead => self.dead(delivery, reason),
             OnRemoved::Drop => {
-                debug!(id = %delivery.event().id, endpoint = %delivery.endpoint, "delivery dropped");
+                debug!(
+                    id = %delivery.event().id,
+                    endpoint = %delivery.endpoint,
+                    outcome = "dropped",
+                    reason = reason.as_str(),
+                    attempts = delivery.attempts,
+                    "delivery finished"
+                );
                 self.0.options.metrics.endpoint(&delivery.endpoint).dropped();
                 delivery.end(End::Dropped);
             }
@@ -275,7 +292,8 @@ impl Settler {
                 endpoint().dead(reason);
                 let (id, attempts) = (&delivery.event().id, delivery.attempts);
                 let Delivery { endpoint, status, .. } = &delivery;
-                warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, "dead letter");
+                let error = delivery.error.as_deref().map(headers::cut);
+                warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, error, "dead letter");
                 return delivery.end(End::Dead(reason));
             }
         }

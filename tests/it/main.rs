@@ -38,6 +38,7 @@ mod isolation;
 mod lag;
 mod lanes;
 mod listen;
+mod logs;
 mod metrics;
 mod ordering;
 mod otlp;

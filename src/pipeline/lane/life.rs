@@ -58,8 +58,9 @@ impl Lane {
                 settler.moved(*delivery);
             }
             Outcome::Delivered => {
-                self.metrics.endpoint.delivered(delivery.latency());
-                settler.delivered(*delivery);
+                let latency = delivery.latency();
+                self.metrics.endpoint.delivered(latency);
+                settler.delivered(*delivery, &attempt, latency);
             }
             Outcome::Retry { after, reason, charged } => {
                 self.metrics.endpoint.retried(reason);

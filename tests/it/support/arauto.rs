@@ -88,10 +88,19 @@ impl Arauto {
 
     /// Says something to the admin server, with more headers (`"origin: null\r\n"`); status and answer.
     pub(crate) async fn post(&self, path: &str, headers: &str) -> (u16, Value) {
-        let (address, path) = (self.admin_address().to_owned(), path.to_owned());
-        let headers = format!("content-length: 0\r\n{headers}");
-        let ask = move || ask(&address, "POST", &path, &headers);
-        let (status, answer) = tokio::task::spawn_blocking(ask).await.unwrap().expect("an answer");
+        self.say("POST", path, headers, "").await
+    }
+
+    /// Puts something on the admin server; status and answer.
+    pub(crate) async fn put(&self, path: &str, headers: &str, body: &str) -> (u16, Value) {
+        self.say("PUT", path, headers, body).await
+    }
+
+    async fn say(&self, method: &'static str, path: &str, headers: &str, body: &str) -> (u16, Value) {
+        let (address, path, body) = (self.admin_address().to_owned(), path.to_owned(), body.to_owned());
+        let headers = format!("content-length: {}\r\n{headers}", body.len());
+        let tell = move || tell(&address, (method, &path), &headers, &body);
+        let (status, answer) = tokio::task::spawn_blocking(tell).await.unwrap().expect("an answer");
         (status, serde_json::from_str(&answer).unwrap_or(Value::String(answer)))
     }
 
@@ -164,6 +173,11 @@ impl Arauto {
         self.output().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// All log lines with this message.
+    pub(crate) fn logged_all(&self, message: &str) -> Vec<Value> {
+        self.log().into_iter().filter(|line| field(line, "message") == Some(message)).collect()
+    }
+
     /// The first log line with this message.
     pub(crate) fn logged(&self, message: &str) -> Option<Value> {
         self.log().into_iter().find(|line| field(line, "message") == Some(message))
@@ -215,11 +229,21 @@ fn collect(stream: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
     });
 }
 
-/// HTTP/1.0, so that the answer ends with the connection and is not chunked.
+/// Asks without saying anything.
 pub(crate) fn ask(address: &str, method: &str, path: &str, headers: &str) -> std::io::Result<(u16, String)> {
+    tell(address, (method, path), headers, "")
+}
+
+/// HTTP/1.0, so that the answer ends with the connection and is not chunked.
+fn tell(
+    address: &str,
+    (method, path): (&str, &str),
+    headers: &str,
+    body: &str,
+) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "{method} {path} HTTP/1.0\r\nhost: {address}\r\n{headers}\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nhost: {address}\r\n{headers}\r\n{body}")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;

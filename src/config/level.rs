@@ -1,0 +1,60 @@
+//! Filters that say which levels of which modules are logged, checked more strictly than their syntax is.
+//!
+//! Pure. An error does not quote the text, which may come from a reference.
+
+use tracing_subscriber::EnvFilter;
+
+use super::read::nearest;
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Why a text is no filter, as what to write instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// It cannot be read.
+    #[error("write a filter such as \"info\" or \"arauto=debug,rdkafka=warn\"")]
+    Form,
+    /// It has a word that is no level.
+    #[error("write a level (error, warn, info, debug, trace) or module=level")]
+    Word,
+    /// The same, and this level is probably meant.
+    #[error("did you mean \"{0}\"?")]
+    Near(&'static str),
+}
+
+/// Reads a filter. Its syntax takes an unknown word for a module's name and then logs nothing else: "inof" would be
+/// silence.
+pub fn parse(text: &str) -> Result<EnvFilter, Wrong> {
+    let is_odd = |part: &str| {
+        let part = part.trim();
+        !part.contains(['=', '[']) && !LEVELS.contains(&&*part.to_ascii_lowercase())
+    };
+    let filter = EnvFilter::builder().parse(text).map_err(|_| Wrong::Form)?;
+    if text.split(',').any(is_odd) && !text.contains('{') {
+        return Err(nearest(text, LEVELS.into_iter()).map_or(Wrong::Word, Wrong::Near));
+    }
+    Ok(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_silence_is_refused() {
+        for (text, expected) in [
+            ("info", None),
+            ("WARN", None),
+            ("arauto=debug,rdkafka=warn", None),
+            ("info, arauto::pipeline=trace", None),
+            ("inof", Some(Wrong::Near("info"))),
+            ("arauto", Some(Wrong::Word)),
+            ("", Some(Wrong::Word)),
+            ("info,,", Some(Wrong::Word)),
+            ("arauto=loud", Some(Wrong::Form)),
+            ("a=b=c", Some(Wrong::Form)),
+        ] {
+            assert_eq!(parse(text).err(), expected, "{text:?}");
+        }
+    }
+}
