@@ -34,6 +34,7 @@ use crate::{
     otel::Tracer,
     pipeline::{
         assignment::{Assignment, Shared},
+        attempts,
         commit::Committer,
         decode::Decoder,
         lane::lanes::{self, Lanes},
@@ -61,6 +62,8 @@ pub mod tasks;
 
 /// How long the tasks may take to end when everything they worked for is done.
 const LAST_TASKS: Duration = Duration::from_secs(1);
+/// How long the end waits for the last records of the attempt log: they come in less, or probably not at all.
+const LAST_ATTEMPTS: Duration = Duration::from_secs(1);
 /// This part of the grace is kept for the last commit, for leaving the group and for the last records.
 const KEPT_OF_GRACE: u32 = 5;
 /// Between looks for warnings that were left out.
@@ -149,6 +152,7 @@ impl App {
             .context("the Kafka client cannot be made (kafka.properties)")?;
         let observer =
             Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
+        let attempts = attempts::Log::new(settings, &self.metrics)?;
         let client = http::Client::new(Guard::new(&settings.security.allow)).context("no HTTP client")?;
         self.watch_certificates(&client);
         let admin = Admin::new(&settings.kafka)?;
@@ -170,8 +174,9 @@ impl App {
         }));
         let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
         let tracer = self.tracer()?;
+        let written = (&producer, &attempts);
         let given = (client, switches.clone(), markers, tracer.clone());
-        let shared = self.pipeline(&positions, &producer, given, namespace);
+        let shared = self.pipeline(&positions, written, given, namespace);
         let (registry, lanes) = (Arc::clone(&self.registry), Arc::clone(&shared.lanes));
         self.control.fill(Parts { registry, switches: switches.clone(), lanes });
         let own = OwnQueues::new(own::Options {
@@ -200,7 +205,8 @@ impl App {
         .start(&shared, &self.health, self.stop.clone());
         self.tend(&shared, endpoints, &own, reload)?;
         info!(group = settings.kafka.group, "running");
-        Ok(Some(Started { group, own, producer, committer: Arc::clone(&shared.committer), tracer }))
+        let committer = Arc::clone(&shared.committer);
+        Ok(Some(Started { group, own, producer, attempts, committer, tracer }))
     }
 
     /// What begins traces, if they are wanted. What it takes is sent until the process ends.
@@ -244,7 +250,7 @@ impl App {
     fn pipeline(
         &self,
         positions: &positions::Shared,
-        producer: &Producer,
+        (producer, attempts): (&Producer, &attempts::Log),
         (client, switches, markers, tracer): (http::Client, Switches, Markers, Option<Tracer>),
         namespace: Arc<str>,
     ) -> Arc<Shared> {
@@ -263,6 +269,7 @@ impl App {
             on_removed: settings.on_removed,
             unknown_grace: i64::try_from(settings.unknown_grace.as_millis()).unwrap_or(i64::MAX),
             producer: producer.clone(),
+            attempts: attempts.clone(),
             tasks: tasks.clone(),
             metrics: metrics.clone(),
             health: self.health.clone(),
@@ -358,7 +365,7 @@ impl App {
         self.health.stopping();
         self.stop.cancel();
         let deadline = Instant::now() + self.settings.limits.shutdown_grace;
-        if let Some(Started { group, own, producer, committer, tracer }) = started {
+        if let Some(Started { group, own, producer, attempts, committer, tracer }) = started {
             // Without brokers the client holds a last commit back for a whole session.
             let ended = async { tokio::join!(group.ended(), own.ended()) };
             if timeout_at(deadline, ended).await.is_err() {
@@ -368,7 +375,11 @@ impl App {
                 own.fence();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let flushed = self.tasks.spawn_blocking("flush", move || producer.flush(left)).await;
+            let flush = move || {
+                attempts.flush(left.min(LAST_ATTEMPTS));
+                producer.flush(left)
+            };
+            let flushed = self.tasks.spawn_blocking("flush", flush).await;
             if !matches!(flushed, Ok(Ok(()))) {
                 warn!("not every record was acknowledged in time, their offsets are not committed");
             }
@@ -396,6 +407,7 @@ struct Started {
     group: Group,
     own: OwnQueues,
     producer: Producer,
+    attempts: attempts::Log,
     committer: Arc<Committer>,
     tracer: Option<Tracer>,
 }

@@ -45,6 +45,7 @@ mod secret;
 mod send;
 mod sign;
 mod topics;
+mod trace;
 mod verify;
 mod words;
 
@@ -111,6 +112,8 @@ Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.")]
     Offsets(offsets::Args),
     /// Show what waits on the retry topics, make it due now, or end it.
     Retries(retries::Args),
+    /// Tell what happened to an event: each attempt, what waits, dead letters, replays.
+    Trace(trace::Args),
     /// Receive webhooks, verify and print them.
     Listen(listen::Args),
     /// Show the topics Arauto needs, which exist, and what differs.
@@ -171,6 +174,7 @@ impl Cli {
             Command::Lag(args) => lag::run(&args, &quiet(&self.config)?, self.json),
             Command::Offsets(args) => offsets::run(&args, &quiet(&self.config)?, self.json),
             Command::Retries(args) => retries::run(&args, &quiet(&self.config)?, self.json),
+            Command::Trace(args) => trace::run(&args, &quiet(&self.config)?, self.json),
             Command::Listen(args) => {
                 log::init_quiet(&log::default())?;
                 block_on(listen::run(args, self.json))

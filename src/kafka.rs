@@ -14,6 +14,7 @@ use crate::config::settings;
 
 pub mod consumer;
 pub mod headers;
+pub mod lossy;
 pub mod observer;
 pub mod producer;
 pub mod reach;

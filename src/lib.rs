@@ -16,3 +16,4 @@ pub mod pipeline;
 pub mod registry;
 pub mod replay;
 pub mod retries;
+pub mod story;

@@ -244,6 +244,11 @@ impl Metrics {
         self.0.families.tickets_lost.inc();
     }
 
+    /// A record of the attempt log was lost.
+    pub fn attempt_record_dropped(&self) {
+        self.0.families.attempt_log_dropped.inc();
+    }
+
     /// Tickets dropped unsettled so far.
     pub fn tickets_lost(&self) -> u64 {
         self.0.families.tickets_lost.get()
@@ -433,6 +438,7 @@ struct Families {
     partition_resets: IntCounterVec,
     events_lost: IntCounterVec,
     tickets_lost: IntCounter,
+    attempt_log_dropped: IntCounter,
     broker_round_trip: GaugeVec,
     broker_waiting: IntGaugeVec,
     certificate_expiry: GaugeVec,
@@ -483,6 +489,7 @@ impl Families {
             produce_pending: gauge("arauto_produce_pending", "Retry and dead-letter records not acknowledged yet."),
             partition_resets: counters("arauto_partition_resets_total", &["reason"], "Times the log of a partition changed under us."),
             events_lost: counters("arauto_events_lost_total", &["topic"], "Offsets that retention or truncation took before they were read."),
+            attempt_log_dropped: registered(registry, IntCounter::new("arauto_attempt_log_dropped_total", "Records of the attempt log ([attempts]) dropped because it could not be written in time.")),
             tickets_lost: registered(registry, IntCounter::new("arauto_tickets_lost_total", "Tickets dropped unsettled; must stay 0.")),
             broker_round_trip: registered(registry, GaugeVec::new(Opts::new("arauto_broker_round_trip_seconds", "From a request of a client of ours to the broker's answer, mean of the last 15 s; what a fetch waits for records is in it. Absent when nothing was asked."), &["broker", "client"])),
             broker_waiting: gauges("arauto_broker_requests_waiting", &["broker", "client"], "Requests to the broker without an answer yet."),
@@ -604,6 +611,7 @@ mod tests {
     const CONTRACT: &[(&str, &str, &[&str])] = &[
         ("arauto_assigned_partitions", "gauge", &["topic"]),
         ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
+        ("arauto_attempt_log_dropped_total", "counter", &[]),
         ("arauto_attempts_total", "counter", &["endpoint", "result"]),
         ("arauto_breaker_state", "gauge", &["endpoint"]),
         ("arauto_broker_requests_waiting", "gauge", &["broker", "client"]),

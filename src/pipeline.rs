@@ -94,6 +94,7 @@ use bytes::Bytes;
 use crate::config::settings::Priority;
 
 pub mod assignment;
+pub mod attempts;
 pub mod commit;
 pub mod decode;
 pub mod delivery;

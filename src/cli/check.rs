@@ -253,6 +253,7 @@ mod tests {
                 commit_interval: Duration::from_millis(100),
                 own_queues: 64,
             },
+            attempts: settings::Attempts { topic: None, retention: Duration::from_secs(1) },
             security: settings::Security::default(),
             admin: settings::Admin { listen: None, max_endpoint_series: 1000 },
             log: settings::Log { level: "info".into(), format: settings::LogFormat::Auto },

@@ -12,8 +12,8 @@ use super::{
     level,
     mistake::{Place, Report},
     settings::{
-        Admin, Endpoint, Events, FactSource, IdSource, Kafka, Limits, Log, LogFormat, OnRemoved, Protocol,
-        Queue, Security, Settings, Start, Topics,
+        Admin, Attempts, Endpoint, Events, FactSource, IdSource, Kafka, Limits, Log, LogFormat, OnRemoved,
+        Protocol, Queue, Security, Settings, Start, Topics,
     },
     value::tier_name,
     written::{Key, List, Text, Written},
@@ -34,6 +34,10 @@ pub(super) fn settings(file: &File, rule: AddressRule<'_>, report: &mut Report) 
     let kafka = kafka(file, group, &topics.prefix, report);
     policy::own_mistakes(&file.defaults, report);
     let sources = file.kafka.topics.set().filter(|list| list.value.complete).map(|_| &*kafka.topics);
+    let attempts = Attempts {
+        topic: topic::attempts(&file.attempts.topic, &topics.prefix, report),
+        retention: file.attempts.retention.or(days(7)),
+    };
     let security = security(&file.security, report);
     let allow = allow_is_known(file, &security).then_some(&*security.allow);
     let judge = |url: &Url| allow.map_or(Ok(()), |allow| rule(allow, url));
@@ -49,6 +53,7 @@ pub(super) fn settings(file: &File, rule: AddressRule<'_>, report: &mut Report) 
         topics,
         events: events(&file.events, report),
         limits,
+        attempts,
         security,
         admin: admin(&file.admin, report),
         log: log(&file.log, report),

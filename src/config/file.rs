@@ -33,6 +33,8 @@ pub(super) struct File {
     pub(super) events: Events,
     /// `[limits]`
     pub(super) limits: Limits,
+    /// `[attempts]`
+    pub(super) attempts: Attempts,
     /// `[security]`
     pub(super) security: Security,
     /// `[admin]`
@@ -121,6 +123,15 @@ pub(super) struct Limits {
     pub(super) own_queues: Key<i64>,
 }
 
+/// `[attempts]`
+#[derive(Debug)]
+pub(super) struct Attempts {
+    /// `topic`: where attempts are logged; empty: nowhere.
+    pub(super) topic: Key<Text>,
+    /// `retention`: how long that is kept.
+    pub(super) retention: Key<Duration>,
+}
+
 /// `[security]`
 #[derive(Debug)]
 pub(super) struct Security {
@@ -186,6 +197,10 @@ impl File {
             topics: t.section("topics", "[topics]", Topics::read),
             events: t.section("events", "[events]", Events::read),
             limits: t.section("limits", "[limits]", Limits::read),
+            attempts: t.section("attempts", "[attempts]", |t| Attempts {
+                topic: t.key("topic", |v| v.text()),
+                retention: t.key("retention", |v| v.duration(SECOND..=LONG)),
+            }),
             security: t.section("security", "[security]", |t| Security {
                 allow: t.key("allow", texts),
                 https_only: t.key("https_only", |v| v.flag()),

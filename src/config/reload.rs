@@ -50,6 +50,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("topics", old.topics != new.topics),
         ("events", old.events != new.events),
         ("limits", old.limits != new.limits),
+        ("attempts", old.attempts != new.attempts),
         ("security", old.security != new.security),
         ("admin", old.admin != new.admin),
         ("log", old.log.format != new.log.format),

@@ -25,6 +25,8 @@ pub struct Settings {
     pub events: Events,
     /// Bounds of memory and time.
     pub limits: Limits,
+    /// The attempt log.
+    pub attempts: Attempts,
     /// Where endpoints may live.
     pub security: Security,
     /// The admin server.
@@ -194,6 +196,20 @@ pub struct Limits {
     pub commit_interval: Duration,
     /// Endpoints with a queue of their own at most.
     pub own_queues: usize,
+}
+
+/// `[attempts]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempts {
+    /// Where attempts are logged, a topic of our own; `None`: nowhere.
+    pub topic: Option<String>,
+    /// How long that is kept.
+    pub retention: Duration,
+}
+
+impl Attempts {
+    /// What the topic is called after the prefix, unless told otherwise.
+    pub const NAME: &str = "attempts";
 }
 
 /// `[security]`

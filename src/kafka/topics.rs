@@ -145,6 +145,12 @@ pub fn state_topic(prefix: &str) -> String {
     format!("{prefix}.state")
 }
 
+/// The name of the attempt log's topic: as configured, or what it was called had it been before.
+pub fn attempts_topic(settings: &settings::Settings) -> String {
+    let named = settings.attempts.topic.clone();
+    named.unwrap_or_else(|| format!("{}.{}", settings.topics.prefix, settings::Attempts::NAME))
+}
+
 /// The delay of a retry tier by its name; `None` for other topics. `…retry.60s` is read too, though we would call it
 /// `…retry.1m`.
 pub fn parse_tier(prefix: &str, topic: &str) -> Option<Duration> {
@@ -157,9 +163,11 @@ pub fn is_own(prefix: &str, topic: &str) -> bool {
     topic.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// What is needed: the configured tiers and `0s`, tiers that exist besides, the dead-letter and the state topic.
+/// What is needed: the configured tiers and `0s`, tiers that exist besides, the dead-letter and the state topic, and that
+/// of the attempt log if there is to be one.
 pub fn needed<'a>(
     topics: &settings::Topics,
+    attempts: &settings::Attempts,
     largest_source_message: usize,
     existing: impl IntoIterator<Item = &'a str>,
 ) -> Vec<Topic> {
@@ -202,6 +210,10 @@ pub fn needed<'a>(
     let mut needed: Vec<Topic> = tiers.into_values().collect();
     needed.push(topic(dead_topic(&topics.prefix), topics.partitions, dead));
     needed.push(topic(state_topic(&topics.prefix), 1, state));
+    needed.extend(attempts.topic.clone().map(|name| {
+        let kept = attempts.retention.as_millis().to_string();
+        topic(name, topics.partitions, vec![("cleanup.policy", "delete".to_owned()), ("retention.ms", kept)])
+    }));
     needed
 }
 
@@ -321,7 +333,12 @@ mod tests {
             create: true,
         };
         let existing = ["hooks.retry.5s", "hooks.retry.30s", "hooks.retry.60s", "hooks.dead", "hooks.notes"];
-        let needed = needed(&topics, 2_000_000, existing);
+        let attempts =
+            |topic: Option<&str>| settings::Attempts { topic: topic.map(str::to_owned), retention: 7 * DAY };
+        let logged = needed(&topics, &attempts(Some("hooks.attempts")), 2_000_000, existing);
+        let config = [("cleanup.policy", "delete"), ("retention.ms", "604800000")];
+        assert_eq!(logged[7..], [topic("hooks.attempts", &config)]);
+        let needed = needed(&topics, &attempts(None), 2_000_000, existing);
         let names: Vec<&str> = needed.iter().map(|topic| topic.name.as_str()).collect();
         let tiers =
             ["hooks.retry.0s", "hooks.retry.5s", "hooks.retry.30s", "hooks.retry.1m", "hooks.retry.60s"];

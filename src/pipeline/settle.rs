@@ -12,9 +12,9 @@ use tokio::{
 use tracing::{debug, error, warn};
 
 use super::{
-    Headers,
+    Headers, attempts,
     delivery::{Delivery, millis, now},
-    outcome::{Attempt, Reason},
+    outcome::{Attempt, Outcome, Reason},
     retry::Ladder,
 };
 use crate::{
@@ -52,6 +52,8 @@ pub struct Options {
     pub unknown_grace: i64,
     /// The producer.
     pub producer: Producer,
+    /// Where it is written down for later.
+    pub attempts: attempts::Log,
     /// Where work is spawned.
     pub tasks: Tasks,
     /// Where it is counted.
@@ -108,6 +110,11 @@ impl Settler {
         Self(Arc::new(Inner { options, tiers, dead, window, runtime: Handle::current() }))
     }
 
+    /// An attempt that began then has ended and is counted in its delivery.
+    pub fn attempted(&self, delivery: &Delivery, began: i64, attempt: &Attempt, outcome: &Outcome) {
+        self.0.options.attempts.attempted(delivery, began, attempt, outcome);
+    }
+
     /// It arrived, with this attempt and so long after its event's timestamp.
     pub fn delivered(&self, delivery: Delivery, attempt: &Attempt, latency: Option<Duration>) {
         debug!(
@@ -141,6 +148,12 @@ impl Settler {
         self.hand_on(delivery, Destination::Parked(tier, Park::Shutdown), Reason::Shutdown);
     }
 
+    /// It will not be tried (again), and there was no attempt that said so.
+    pub fn give_up(&self, delivery: Delivery, reason: Reason) {
+        self.0.options.attempts.dead(&delivery, reason);
+        self.dead(delivery, reason);
+    }
+
     /// It will not be tried again by itself.
     pub fn dead(&self, delivery: Delivery, reason: Reason) {
         self.hand_on(delivery, Destination::Dead, reason);
@@ -163,8 +176,9 @@ impl Settler {
     /// Its endpoint was removed or switched off for good.
     pub fn removed(&self, delivery: Delivery, reason: Reason) {
         match self.0.options.on_removed {
-            OnRemoved::Dead => self.dead(delivery, reason),
+            OnRemoved::Dead => self.give_up(delivery, reason),
             OnRemoved::Drop => {
+                self.0.options.attempts.dropped(&delivery, reason);
                 debug!(
                     id = %delivery.event().id,
                     endpoint = %delivery.endpoint,
@@ -290,6 +304,10 @@ impl Settler {
             Destination::Parked(_, why) => endpoint().parked(why),
             Destination::Dead => {
                 endpoint().dead(reason);
+                if reason == Reason::TooLarge {
+                    // It was to go elsewhere.
+                    self.0.options.attempts.dead(&delivery, reason);
+                }
                 let (id, attempts) = (&delivery.event().id, delivery.attempts);
                 let Delivery { endpoint, status, .. } = &delivery;
                 let error = delivery.error.as_deref().map(headers::cut);

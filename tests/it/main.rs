@@ -64,3 +64,4 @@ mod shutdown;
 mod sign_verify;
 mod signing;
 mod support;
+mod trace;

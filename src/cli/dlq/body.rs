@@ -1,7 +1,7 @@
 //! A body as people can read it: JSON with line breaks, anything else as a hex dump. Never changes a character of JSON:
 //! order, numbers and escapes are as they were sent.
 
-use super::row::safe;
+use crate::cli::words::safe;
 
 /// Bytes of a dump at most.
 const DUMPED: usize = 16 << 10;

@@ -9,7 +9,7 @@ use std::{
 use super::{
     line,
     reader::{self, Reader},
-    row::{Row, safe},
+    row::Row,
     summary,
     table::{self, Align, Column},
 };
@@ -20,6 +20,7 @@ use crate::{
         filter, pager,
         paint::{DIM, Paint},
         progress::Progress,
+        words::safe,
     },
     config::settings::Settings,
     letters::{Letter, filter::Filter, summary::Summary},

@@ -1,7 +1,5 @@
 //! A letter in one line: of a table, or of JSON.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
 
 use crate::{letters::Letter, replay::book::Take};
@@ -80,36 +78,4 @@ impl Row {
 /// So many letters.
 pub(super) fn letters(count: u64) -> String {
     format!("{count} letter{}", if count == 1 { "" } else { "s" })
-}
-
-/// Text of a record as a terminal may see it: anyone can write headers, so no character controls anything.
-pub(super) fn safe(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_harmful) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = |c: char| if is_harmful(c) { c.escape_default().to_string() } else { c.to_string() };
-    Cow::Owned(text.chars().map(escaped).collect())
-}
-
-/// Control characters, and those that turn the direction of writing around.
-fn is_harmful(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_controls_the_terminal() {
-        for (text, expected) in [
-            ("order.paid", "order.paid"),
-            ("grüße ✓", "grüße ✓"),
-            ("\x1b[31mred\x07", "\\u{1b}[31mred\\u{7}"),
-            ("two\nlines", "two\\nlines"),
-            ("\u{202e}dlrow", "\\u{202e}dlrow"),
-        ] {
-            assert_eq!(safe(text), expected);
-        }
-    }
 }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     body, curl, line,
     reader::{self, Reader},
-    row::{Replayed, Row, letters, safe},
+    row::{Replayed, Row, letters},
 };
 use crate::{
     cli::{
@@ -21,7 +21,7 @@ use crate::{
         pager,
         paint::{BOLD, DIM, Paint},
         progress::Progress,
-        words::span,
+        words::{safe, span},
     },
     config::settings::Settings,
     kafka::topics::dead_topic,

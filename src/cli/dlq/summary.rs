@@ -1,13 +1,14 @@
 //! Dead letters in numbers, as text.
 
 use super::{
-    row::{letters, safe},
+    row::letters,
     table::{self, Align, Column},
 };
 use crate::{
     cli::{
         date::rfc3339,
         paint::{DIM, Paint},
+        words::safe,
     },
     letters::summary::{Count, Kind, Summary},
 };

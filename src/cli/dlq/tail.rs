@@ -6,11 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    line,
-    reader::Reader,
-    row::{Row, safe},
-};
+use super::{line, reader::Reader, row::Row};
 use crate::{
     cli::{
         Done,
@@ -18,6 +14,7 @@ use crate::{
         filter,
         paint::{DIM, Paint},
         progress::Progress,
+        words::safe,
     },
     config::settings::Settings,
     kafka::{

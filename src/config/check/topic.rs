@@ -8,7 +8,7 @@ use super::{
     super::{
         file::{Kafka, Topics},
         mistake::Report,
-        settings::TopicSelector,
+        settings::{Attempts, TopicSelector},
         value::tier_name,
         written::{Key, List, Text, Written},
     },
@@ -18,8 +18,8 @@ use super::{
 /// Kafka's longest topic name.
 const LONGEST_NAME: usize = 249;
 
-/// Our own topics besides the tiers; `attempts` and `notices` are kept for what is to come.
-const OWN: [&str; 4] = ["dead", "state", "attempts", "notices"];
+/// Our own topics besides the tiers, as they are called unless `attempts.topic` says otherwise.
+const OWN: [&str; 4] = ["dead", "state", Attempts::NAME, "notices"];
 
 /// Longest prefix: our longest ending, `.retry.` and a delay, is below 49.
 const LONGEST_PREFIX: usize = 200;
@@ -90,6 +90,25 @@ pub(super) fn prefix(written: &Topics, kafka: &Kafka, group: &str, report: &mut 
     }
 }
 
+/// Where attempts are logged: a topic of our own that is nothing else; so it is never read as events.
+pub(super) fn attempts(written: &Key<Text>, prefix: &str, report: &mut Report) -> Option<String> {
+    let topic = written.set().filter(|topic| !topic.value.value.is_empty())?;
+    let name = &topic.value.value;
+    let rest = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.'));
+    let is_other = |rest: &str| {
+        rest != Attempts::NAME && (OWN.contains(&rest) || rest.starts_with("retry.") || rest == "retry")
+    };
+    if !is_name(name) || rest.is_none_or(|rest| rest.is_empty() || is_other(rest)) {
+        let message = format!("topic in [attempts] is {}", topic.value);
+        let help = format!(
+            "write \"{prefix}.{}\", or another name that begins with \"{prefix}.\" and is taken by none of Arauto's topics",
+            Attempts::NAME
+        );
+        report.add(topic.place, message, help);
+    }
+    Some(name.clone())
+}
+
 /// Retry tiers, ascending.
 pub(super) fn tiers(written: &Key<List<Duration>>, report: &mut Report) -> Vec<Duration> {
     let Some(list) = written.set() else {
@@ -141,7 +160,7 @@ fn is_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::super::mistake::Place, *};
 
     #[test]
     fn names() {
@@ -157,6 +176,32 @@ mod tests {
             ("é", false),
         ] {
             assert_eq!(is_name(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_are_logged_on_a_topic_of_their_own() {
+        let (place, mut nothing) = (Place { file: 0, offset: None }, Report::default());
+        let empty = Text { value: String::new(), reference: None };
+        assert_eq!(attempts(&Key::Set(Written { value: empty, place }), "arauto", &mut nothing), None);
+        for (name, expected) in [
+            ("arauto.attempts", true),
+            ("arauto.log.v2", true),
+            ("attempts", false),
+            ("arauto", false),
+            ("arauto.", false),
+            ("arauto.dead", false),
+            ("arauto.state", false),
+            ("arauto.notices", false),
+            ("arauto.retry.5s", false),
+            ("arauto.two words", false),
+            ("arautology", false),
+        ] {
+            let mut report = Report::default();
+            report.file("arauto.toml".to_owned(), "".into());
+            let value = Text { value: name.to_owned(), reference: None };
+            let topic = attempts(&Key::Set(Written { value, place }), "arauto", &mut report);
+            assert_eq!((topic.as_deref(), report.finish().is_ok()), (Some(name), expected), "{name}");
         }
     }
 

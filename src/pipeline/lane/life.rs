@@ -35,10 +35,10 @@ impl Lane {
         if !endpoint.enabled {
             return settler.removed(*delivery, Reason::Disabled);
         }
-        let Some(begun) = flight.begun else { return settler.dead(*delivery, Reason::Disabled) };
+        let Some(begun) = flight.begun else { return settler.give_up(*delivery, Reason::Disabled) };
         let at = now();
         if delivery.age(at) >= endpoint.retry.max_age {
-            return settler.dead(*delivery, Reason::Expired);
+            return settler.give_up(*delivery, Reason::Expired);
         }
         delivery.first_attempt.get_or_insert(at);
         let attempt = runtime.attempt(&self.shared.client, &delivery, at).await;
@@ -50,6 +50,7 @@ impl Lane {
         }
         let outcome = outcome::judge(&attempt, &endpoint.retry, &so_far, self.shared.jitter());
         self.metrics.endpoint.attempt(attempt.result, attempt.duration);
+        settler.attempted(&delivery, at, &attempt, &outcome);
         flight.begun = None;
         let failed_for_good = self.learn(begun, &attempt, &outcome, endpoint);
         match outcome {

@@ -122,7 +122,7 @@ impl Source {
             return settler.removed(delivery, Reason::Disabled);
         }
         if delivery.age(now()) >= endpoint.retry.max_age {
-            return settler.dead(delivery, Reason::Expired);
+            return settler.give_up(delivery, Reason::Expired);
         }
         let remaining = delivery.due.saturating_sub(now());
         if remaining > i64::try_from(self.shared.hold.as_millis()).unwrap_or(i64::MAX) {
