@@ -66,8 +66,6 @@ const LAST_TASKS: Duration = Duration::from_secs(1);
 const LAST_ATTEMPTS: Duration = Duration::from_secs(1);
 /// This part of the grace is kept for the last commit, for leaving the group and for the last records.
 const KEPT_OF_GRACE: u32 = 5;
-/// Between looks for warnings that were left out.
-const REPEATS: Duration = Duration::from_secs(1);
 /// Lanes are looked at this often whether they can be taken down.
 const RETIRE: Duration = Duration::from_secs(15);
 
@@ -122,6 +120,11 @@ impl App {
 
     /// Runs until `stop` resolves or something fails that cannot heal. `reload` is the file to read again.
     pub async fn run(self, stop: impl Future<Output = ()>, reload: Option<PathBuf>) -> anyhow::Result<()> {
+        let (log, until) = (self.log.clone(), self.tasks.token().clone());
+        self.tasks.spawn_essential("log", async move {
+            until.run_until_cancelled(log.keep_telling()).await;
+            Ok(())
+        });
         let failed = self.tasks.token().clone();
         tokio::pin!(stop);
         let started = tokio::select! {
@@ -134,6 +137,7 @@ impl App {
             Err(error) => {
                 self.stop.cancel();
                 self.tasks.close_and_wait(Instant::now() + LAST_TASKS).await;
+                self.log.tell_all();
                 return Err(error);
             }
         };
@@ -174,9 +178,8 @@ impl App {
         }));
         let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
         let tracer = self.tracer()?;
-        let written = (&producer, &attempts);
         let given = (client, switches.clone(), markers, tracer.clone());
-        let shared = self.pipeline(&positions, written, given, namespace);
+        let shared = self.pipeline(&positions, (&producer, &attempts), given, namespace);
         let (registry, lanes) = (Arc::clone(&self.registry), Arc::clone(&shared.lanes));
         self.control.fill(Parts { registry, switches: switches.clone(), lanes });
         let own = OwnQueues::new(own::Options {
@@ -205,8 +208,7 @@ impl App {
         .start(&shared, &self.health, self.stop.clone());
         self.tend(&shared, endpoints, &own, reload)?;
         info!(group = settings.kafka.group, "running");
-        let committer = Arc::clone(&shared.committer);
-        Ok(Some(Started { group, own, producer, attempts, committer, tracer }))
+        Ok(Some(Started { committer: Arc::clone(&shared.committer), group, own, producer, attempts, tracer }))
     }
 
     /// What begins traces, if they are wanted. What it takes is sent until the process ends.
@@ -334,13 +336,6 @@ impl App {
             until.run_until_cancelled(lanes.measure_lateness()).await;
             Ok(())
         });
-        let (log, until) = (self.log.clone(), self.tasks.token().clone());
-        self.tasks.spawn_essential("log", async move {
-            while until.run_until_cancelled(tokio::time::sleep(REPEATS)).await.is_some() {
-                log.tell_left_out(false);
-            }
-            Ok(())
-        });
         if let Some(path) = reload {
             let reloader = reload::Reloader {
                 path,
@@ -391,7 +386,7 @@ impl App {
         if left > 0 {
             warn!(left, "tasks were still at work");
         }
-        self.log.tell_left_out(true);
+        self.log.tell_all();
         match self.tasks.take_failure() {
             Some(failure) => Err(failure),
             None => {

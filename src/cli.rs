@@ -31,6 +31,7 @@ mod filter;
 mod groups;
 mod lag;
 mod lanes;
+mod level;
 mod listen;
 mod log;
 mod manual;
@@ -96,6 +97,8 @@ Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.")]
     Dev(dev::Args),
     /// Validate the configuration, or explain where an event would go and why.
     Check(check::Args),
+    /// Show which levels a running instance logs, or change them for a while.
+    Log(level::Args),
     /// Look for what stands in the way: configuration, brokers, rights, topics, clocks, endpoints.
     Doctor(doctor::Args),
     /// Show what a running instance does for each endpoint, those in trouble first.
@@ -166,6 +169,11 @@ impl Cli {
                 let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
                 log::init_quiet(&log::default())?;
                 block_on(lanes::run(&args, &admin, self.json))
+            }
+            Command::Log(args) => {
+                let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
+                log::init_quiet(&log::default())?;
+                block_on(level::run(&args, &admin, self.json))
             }
             Command::Doctor(_) => diagnose(&self.config, self.json),
             Command::Dlq(args) => dlq::run(&args, &quiet(&self.config)?, self.json),

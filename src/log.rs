@@ -2,7 +2,10 @@
 //!
 //! Knows neither the writer nor the format; whoever sets logging up takes the [`Filter`] and the [`Repeats`] in.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tracing::{info, warn};
 use tracing_subscriber::{
@@ -14,6 +17,9 @@ pub use self::repeats::Repeats;
 use crate::config::level;
 
 mod repeats;
+
+/// Between looks for warnings that were left out; what is told may be that late.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The layer that decides by level and module; what it leaves out costs one look at a cached answer.
 pub type Filter = reload::Layer<EnvFilter, Registry>;
@@ -57,9 +63,17 @@ impl Log {
         Ok(())
     }
 
-    /// Tells how many warnings were left out. `all`: also of those that go on.
-    pub fn tell_left_out(&self, all: bool) {
-        self.0.repeats.tell(all);
+    /// Tells for ever how many warnings were left out, when they have ceased or gone on for a while.
+    pub async fn keep_telling(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.0.repeats.tell(false);
+        }
+    }
+
+    /// Tells how many were left out so far: nobody will later.
+    pub fn tell_all(&self) {
+        self.0.repeats.tell(true);
     }
 
     fn lock(&self) -> MutexGuard<'_, String> {

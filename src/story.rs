@@ -1,5 +1,5 @@
-//! What is known of an event's deliveries, put together from the attempt log, the retry topics and the dead letters: one
-//! story per endpoint, in order of time. Pure.
+//! What is known of an event's deliveries, put together from the attempt log, the retry topics and the dead letters:
+//! one story per endpoint, in order of time. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -117,7 +117,7 @@ pub enum What {
     },
 }
 
-/// A step and its place among the others: what happens in the same millisecond happens in the order of the second number.
+/// A step and its place among the others: within a millisecond the second number tells.
 type Ordered = ((i64, u8), Step);
 
 impl Found {

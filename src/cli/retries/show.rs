@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args, settings: &Settings, json: bool) -> anyhow::Resul
     )?;
     if found.is_empty() {
         bail!(
-            "no delivery with the id {} waits on the retry topics; it was delivered, is under way now, or died (arauto dlq list --id {})",
+            "no delivery with the id {} waits on the retry topics; it was delivered, is under way now, or died (arauto trace {})",
             args.id,
             args.id
         );
