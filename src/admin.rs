@@ -3,13 +3,7 @@
 //! It shows what other parts report and what is counted, for which it never asks Kafka or an endpoint anything, so a
 //! probe is answered at once whatever is wrong.
 
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use axum::{
     Json, Router,
@@ -19,10 +13,16 @@ use axum::{
     routing::get,
 };
 use serde::Serialize;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
 use tracing::{info, warn};
 
-use self::control::{Control, NotYet};
+use self::{
+    control::{Control, NotYet},
+    health::{Detail, Health},
+};
 use crate::{
     log::Log,
     metrics::{self, Metrics},
@@ -34,6 +34,7 @@ use crate::{
 
 pub mod control;
 mod endpoints;
+pub mod health;
 mod log;
 
 /// Whoever can read this port must not be made to change what is behind it.
@@ -57,110 +58,6 @@ pub enum Error {
     /// Accepting connections failed.
     #[error("the admin server failed")]
     Serve(#[source] io::Error),
-}
-
-/// The state of the process as its parts report it; clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Health(Arc<Mutex<Detail>>);
-
-/// The body of `/readyz`.
-#[derive(Debug, Clone, Serialize)]
-struct Detail {
-    state: Phase,
-    /// Member of the group; an instance that got no partition is one too.
-    joined: bool,
-    brokers: Brokers,
-    /// Why records to retry or dead-letter topics are not acknowledged.
-    produce_trouble: Option<String>,
-    last_reload: Reload,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Phase {
-    Starting,
-    Running,
-    Stopping,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Brokers {
-    reachable: bool,
-    detail: Option<String>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Reload {
-    ok: bool,
-    /// Why the last configuration read was rejected; the one before it is still in use.
-    error: Option<String>,
-}
-
-impl Default for Detail {
-    fn default() -> Self {
-        Self {
-            state: Phase::Starting,
-            joined: false,
-            brokers: Brokers { reachable: false, detail: Some("not connected yet".to_owned()) },
-            produce_trouble: None,
-            last_reload: Reload { ok: true, error: None },
-        }
-    }
-}
-
-impl Detail {
-    fn is_ready(&self) -> bool {
-        self.state != Phase::Stopping
-            && self.joined
-            && self.brokers.reachable
-            && self.produce_trouble.is_none()
-    }
-}
-
-impl Health {
-    /// A process that has not begun.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// We are a member of the group, with or without partitions, or are not.
-    pub fn joined(&self, joined: bool) {
-        let mut detail = self.lock();
-        detail.joined = joined;
-        if joined && detail.state == Phase::Starting {
-            detail.state = Phase::Running;
-        }
-    }
-
-    /// The brokers answer, or do not, and why.
-    pub fn brokers(&self, reachable: bool, detail: Option<String>) {
-        self.lock().brokers = Brokers { reachable, detail };
-    }
-
-    /// Why records to retry or dead-letter topics are not acknowledged; `None` when they are.
-    pub fn produce_trouble(&self, trouble: Option<String>) {
-        self.lock().produce_trouble = trouble;
-    }
-
-    /// The configuration was read again. A rejected one leaves the process ready: the last good one is in use.
-    pub fn reload(&self, result: Result<(), String>) {
-        let error = result.err();
-        self.lock().last_reload = Reload { ok: error.is_none(), error };
-    }
-
-    /// The process stops; it is not ready from now on.
-    pub fn stopping(&self) {
-        self.lock().state = Phase::Stopping;
-    }
-
-    /// Would `/readyz` say so?
-    pub fn is_ready(&self) -> bool {
-        self.lock().is_ready()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Detail> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A bound admin server.
@@ -213,7 +110,7 @@ impl Server {
 fn router(metrics: Metrics, health: Health, control: Control, log: Log) -> Router {
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     Router::new()
-        .route("/livez", get(async || "alive\n"))
+        .route("/livez", get(livez).with_state(health.clone()))
         .route("/readyz", get(readyz).with_state(health))
         .route("/lanes", get(lanes).with_state(control.clone()))
         .route("/metrics", get(async move |State(metrics): State<Metrics>| (content_type, metrics.render())))
@@ -222,18 +119,28 @@ fn router(metrics: Metrics, health: Health, control: Control, log: Log) -> Route
         .merge(log::routes(log))
 }
 
+async fn livez(State(health): State<Health>) -> (StatusCode, String) {
+    match health.stopped(Instant::now()) {
+        None => (StatusCode::OK, "alive\n".to_owned()),
+        Some(stopped) => (StatusCode::SERVICE_UNAVAILABLE, format!("not alive: {stopped}\n")),
+    }
+}
+
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     #[derive(Serialize)]
     struct Body {
         ready: bool,
+        /// Why it is not.
+        why: Option<String>,
         #[serde(flatten)]
         detail: Detail,
     }
 
-    let detail = health.lock().clone();
-    let ready = detail.is_ready();
+    let detail = health.detail();
+    let why = detail.obstacle();
+    let ready = why.is_none();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Body { ready, detail }))
+    (status, Json(Body { ready, why, detail }))
 }
 
 async fn lanes(State(control): State<Control>) -> Result<Json<Reports>, NotYet> {
@@ -317,9 +224,9 @@ mod tests {
         assert_eq!(
             body,
             json!({
-                "ready": true, "state": "running", "joined": true,
+                "ready": true, "why": null, "state": "running", "joined": true,
                 "brokers": {"reachable": true, "detail": null},
-                "produce_trouble": null, "last_reload": {"ok": true, "error": null},
+                "produce_trouble": null, "stalled": [], "last_reload": {"ok": true, "error": null},
             })
         );
 
@@ -328,9 +235,10 @@ mod tests {
         assert_eq!(status, 200, "the last good configuration is in use");
         assert_eq!(body["last_reload"], json!({"ok": false, "error": "arauto.toml:3:1: unknown key"}));
 
-        rig.health.produce_trouble(Some("not enough replicas".to_owned()));
+        let trouble = rig.health.trouble();
+        trouble.is("not enough replicas".to_owned());
         assert_eq!(rig.readyz().await.0, 503);
-        rig.health.produce_trouble(None);
+        drop(trouble);
         rig.health.brokers(false, Some("all brokers are down".to_owned()));
         assert_eq!(rig.readyz().await.0, 503);
         rig.health.brokers(true, None);
@@ -338,6 +246,18 @@ mod tests {
         rig.health.stopping();
         assert_eq!(rig.readyz().await.1["state"], json!("stopping"));
         assert_eq!(rig.readyz().await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn liveness_follows_what_has_stopped_and_nothing_else() {
+        let rig = Rig::start().await;
+        assert_eq!(rig.readyz().await.0, 503);
+        assert_eq!(rig.get("/livez").await.0, 200);
+        rig.health.looked(Some("the polling thread, for 301 s".to_owned()), Instant::now());
+        let (status, _, body) = rig.get("/livez").await;
+        assert_eq!((status, body.as_str()), (503, "not alive: the polling thread, for 301 s\n"));
+        rig.health.looked(None, Instant::now());
+        assert_eq!(rig.get("/livez").await.0, 200);
     }
 
     #[tokio::test]

@@ -19,12 +19,13 @@ use tracing::{info, warn};
 
 use self::{
     certificates::Certificates, endpoints::Endpoints, group::Group, observe::Observation, own::OwnQueues,
-    tasks::Tasks,
+    tasks::Tasks, watch::Watch,
 };
 use crate::{
     admin::{
-        self, Health,
+        self,
         control::{Control, Parts},
+        health::Health,
     },
     config::settings::Settings,
     http::{self, guard::Guard},
@@ -55,10 +56,13 @@ mod group;
 pub mod load;
 mod observe;
 mod own;
+mod pulse;
 mod reload;
 pub mod signal;
 mod startup;
+mod supervisor;
 pub mod tasks;
+mod watch;
 
 /// How long the tasks may take to end when everything they worked for is done.
 const LAST_TASKS: Duration = Duration::from_secs(1);
@@ -79,6 +83,7 @@ pub struct App {
     metrics: Metrics,
     registry: Arc<Registry>,
     admin: Option<SocketAddr>,
+    watch: Watch,
     /// Stops the intake; the tasks go on until what was taken in has ended.
     stop: CancellationToken,
 }
@@ -104,8 +109,9 @@ impl App {
         }
         let registry = Arc::new(Registry::new(settings.endpoints.clone()));
         let settings = Arc::new(settings);
-        let stop = CancellationToken::new();
-        Ok(Self { settings, tasks, health, control, log, metrics, registry, admin, stop })
+        let (stop, patience) = (CancellationToken::new(), settings.admin.stalled_after);
+        let watch = Watch::new(health.clone(), metrics.clone(), patience);
+        Ok(Self { settings, tasks, health, control, log, metrics, registry, admin, watch, stop })
     }
 
     /// Where the admin server listens.
@@ -126,6 +132,7 @@ impl App {
             Ok(())
         });
         let failed = self.tasks.token().clone();
+        self.watch.start(&self.tasks);
         tokio::pin!(stop);
         let started = tokio::select! {
             started = self.start(reload) => started,
@@ -204,9 +211,11 @@ impl App {
             endpoints: Arc::clone(&endpoints),
             group: group.clone(),
             own: own.clone(),
+            pulse: self.watch.pulses().observer.clone(),
         }
         .start(&shared, &self.health, self.stop.clone());
         self.tend(&shared, endpoints, &own, reload)?;
+        self.watch.fill(Arc::clone(&shared), own.clone());
         info!(group = settings.kafka.group, "running");
         Ok(Some(Started { committer: Arc::clone(&shared.committer), group, own, producer, attempts, tracer }))
     }
@@ -237,6 +246,7 @@ impl App {
             commit_interval: settings.limits.commit_interval,
             topics,
             metrics: Some(self.metrics.clone()),
+            pulse: self.watch.pulses().polling.clone(),
         };
         Group::new(options, Arc::new(assignment), self.stop.clone())
     }
@@ -345,6 +355,7 @@ impl App {
                 log: self.log.clone(),
                 metrics: self.metrics.clone(),
                 health: self.health.clone(),
+                supervisor: self.watch.supervisor().clone(),
             };
             let until = self.tasks.token().clone();
             let service = reloader.service()?;
@@ -358,6 +369,7 @@ impl App {
 
     async fn take_down(&self, started: Option<Started>) -> anyhow::Result<()> {
         self.health.stopping();
+        self.watch.supervisor().stopping();
         self.stop.cancel();
         let deadline = Instant::now() + self.settings.limits.shutdown_grace;
         if let Some(Started { group, own, producer, attempts, committer, tracer }) = started {

@@ -118,8 +118,7 @@ impl Metrics {
         let registry = Registry::new();
         let families = Arc::new(Families::new(&registry));
         register_process(&registry);
-        let revision = option_env!("ARAUTO_REVISION").unwrap_or("unknown");
-        families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
+        families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), crate::REVISION]).set(1);
         families.last_reload_success.set(1);
         Self(Arc::new(Inner {
             registry,
@@ -252,6 +251,11 @@ impl Metrics {
     /// Tickets dropped unsettled so far.
     pub fn tickets_lost(&self) -> u64 {
         self.0.families.tickets_lost.get()
+    }
+
+    /// Does work stand still that nothing holds back?
+    pub fn stalled(&self, so: bool) {
+        self.0.families.stalled.set(i64::from(so));
     }
 
     /// The brokers' clock minus ours.
@@ -431,6 +435,7 @@ struct Families {
     endpoint_enabled: IntGaugeVec,
     endpoint_disabled: IntGaugeVec,
     own_queue_lag: IntGaugeVec,
+    stalled: IntGauge,
     in_flight: IntGauge,
     in_flight_bytes: IntGauge,
     window_used_ratio: Gauge,
@@ -483,6 +488,7 @@ impl Families {
             endpoint_enabled: gauges("arauto_endpoint_enabled", &["endpoint"], "1 if the endpoint is enabled, 0 if not; for `_other` how many of them are."),
             endpoint_disabled: gauges("arauto_endpoint_disabled", &["endpoint", "reason"], "1 if the endpoint was disabled by what it answered, not by its configuration; for `_other` how many were."),
             own_queue_lag: gauges("arauto_own_queue_lag", &["endpoint"], "Records that the endpoint's own queue has not settled, in the partitions this instance reads for it."),
+            stalled: gauge("arauto_stalled", "1 if work stands still that nothing holds back (what, says /readyz), else 0."),
             in_flight: gauge("arauto_in_flight", "Deliveries held in memory."),
             in_flight_bytes: gauge("arauto_in_flight_bytes", "Bytes of deliveries held in memory."),
             window_used_ratio: ratio("arauto_window_used_ratio", "Share of the window in use, 0 to 1; near 1 for long: add instances."),
@@ -648,6 +654,7 @@ mod tests {
         ("arauto_rebalances_total", "counter", &["kind"]),
         ("arauto_retries_total", "counter", &["endpoint", "reason"]),
         ("arauto_spans_dropped_total", "counter", &[]),
+        ("arauto_stalled", "gauge", &[]),
         ("arauto_throttled_total", "counter", &["endpoint"]),
         ("arauto_tickets_lost_total", "counter", &[]),
         ("arauto_window_used_ratio", "gauge", &[]),

@@ -19,8 +19,8 @@
 //! 2. An offset is committed only when every delivery opened for it, and for all before it, is settled.
 //! 3. A retry or dead-letter record is acknowledged by the brokers before its ticket is settled, never after.
 //! 4. One endpoint's trouble costs the others its bounded share of the window and nothing else.
-//! 5. `decode`, `route`, `sign`, `outcome`, `retry`, `ledger`, `state`, `switch` and `marker` read no clock, no network,
-//!    no environment.
+//! 5. `decode`, `route`, `sign`, `outcome`, `retry`, `ledger`, `stall`, `state`, `switch` and `marker` read no clock, no
+//!    network, no environment.
 //! 6. The bytes signed are the bytes sent, and those of the Kafka record.
 //! 7. Nothing is dropped silently: every event ends in one counted outcome per matching endpoint.
 //! 8. No lock is held across an await; nothing that blocks runs on a runtime worker.
@@ -111,6 +111,7 @@ pub mod route;
 pub mod settle;
 pub mod sign;
 mod source;
+pub mod stall;
 pub mod state;
 pub mod switch;
 pub mod switches;

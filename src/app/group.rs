@@ -8,7 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::tasks::Tasks;
+use super::{pulse::Pulse, tasks::Tasks};
 use crate::{
     config::settings::{Kafka, Protocol},
     kafka::consumer::{self, Budget, Consumer, GroupProtocol},
@@ -39,6 +39,8 @@ pub(super) struct Options {
     pub(super) topics: Vec<String>,
     /// Where it is shown how the brokers answer it.
     pub(super) metrics: Option<Metrics>,
+    /// The sign of life of the thread that polls.
+    pub(super) pulse: Pulse,
 }
 
 struct Inner {
@@ -50,6 +52,7 @@ struct Inner {
     assignment: Arc<Assignment>,
     topics: Mutex<Vec<String>>,
     consumer: Mutex<Option<Consumer>>,
+    pulse: Pulse,
     stop: CancellationToken,
     ended: CancellationToken,
 }
@@ -57,7 +60,7 @@ struct Inner {
 impl Group {
     /// Not joined yet; it is left at the stop.
     pub(super) fn new(options: Options, assignment: Arc<Assignment>, stop: CancellationToken) -> Self {
-        let Options { kafka, budget, grace, commit_interval, topics, metrics } = options;
+        let Options { kafka, budget, grace, commit_interval, topics, metrics, pulse } = options;
         Self(Arc::new(Inner {
             kafka,
             budget,
@@ -67,6 +70,7 @@ impl Group {
             assignment,
             topics: Mutex::new(topics),
             consumer: Mutex::default(),
+            pulse,
             stop,
             ended: CancellationToken::new(),
         }))
@@ -159,7 +163,9 @@ impl Group {
         let commits =
             Arc::clone(committer).run(consumer.clone(), self.0.commit_interval, tasks.clone(), over.clone());
         let commits = tasks.spawn("commits", commits);
-        let polled = consumer.poll_until(stop);
+        let polled = consumer.poll_until(stop, || self.0.pulse.beat());
+        // From here on it is bounded by the grace, or beats again as another client.
+        self.0.pulse.rest();
         match &polled {
             Ok(()) => {
                 let grace = self.0.grace;

@@ -10,10 +10,11 @@ use super::{
     endpoints::Endpoints,
     group::Group,
     own::{OwnQueues, Seen},
+    pulse::Pulse,
     startup,
 };
 use crate::{
-    admin::Health,
+    admin::health::Health,
     config::settings::Settings,
     kafka::{
         consumer::{self, TopicPartition},
@@ -43,6 +44,7 @@ pub(super) struct Observation {
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) group: Group,
     pub(super) own: OwnQueues,
+    pub(super) pulse: Pulse,
 }
 
 impl Observation {
@@ -56,6 +58,7 @@ impl Observation {
         let (mut lag, mut topics) = (Instant::now(), Instant::now() + TOPICS);
         let mut turn = 0;
         while !stop.is_cancelled() {
+            self.pulse.beat();
             self.positions.follow();
             self.endpoints.tell();
             if Instant::now() >= lag {
@@ -72,6 +75,7 @@ impl Observation {
             }
             std::thread::sleep(STATE);
         }
+        self.pulse.rest();
     }
 
     fn report(&self, health: &Health, looked: Result<(), consumer::Error>) {
@@ -102,6 +106,7 @@ impl Observation {
             if stop.is_cancelled() {
                 return Ok(());
             }
+            self.pulse.beat();
             let (low, high) = match self.observer.watermarks(&of) {
                 Ok(bounds) => bounds,
                 Err(error) => {
@@ -130,6 +135,7 @@ impl Observation {
         let mut lags = HashMap::new();
         for (number, Seen { endpoint, consumer, lives }) in self.own.seen().into_iter().enumerate() {
             let mut lag = 0;
+            self.pulse.beat();
             for (of, life) in &lives {
                 let looked = match ends.get(of) {
                     Some(end) => Ok(*end),

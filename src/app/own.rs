@@ -17,10 +17,11 @@ use tracing::{info, warn};
 pub(super) use self::moves::Error;
 use super::{
     group::{self, Group},
+    pulse::Pulse,
     startup,
 };
 use crate::{
-    admin::Health,
+    admin::health::Health,
     config::settings::{Endpoint, Kafka, Queue, Settings},
     kafka::{
         consumer::{Budget, Consumer, TopicPartition},
@@ -203,6 +204,8 @@ impl OwnQueues {
             topics,
             // There may be many of it, and it has the brokers of the main one.
             metrics: None,
+            // Not watched: where it hangs, work stands still.
+            pulse: Pulse::new(),
         };
         let stop = stop.child_token();
         let group = Group::new(options, Arc::new(assignment), stop.clone());

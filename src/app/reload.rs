@@ -5,9 +5,9 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
-use super::{endpoints::Endpoints, load, own::OwnQueues, signal::Hangups};
+use super::{endpoints::Endpoints, load, own::OwnQueues, signal::Hangups, supervisor::Supervisor};
 use crate::{
-    admin::Health,
+    admin::health::Health,
     config::{
         reload::{Trigger, Verdict, judge, needs_restart},
         settings::Settings,
@@ -27,6 +27,7 @@ pub(super) struct Reloader {
     pub(super) log: Log,
     pub(super) metrics: Metrics,
     pub(super) health: Health,
+    pub(super) supervisor: Supervisor,
 }
 
 impl Reloader {
@@ -44,6 +45,7 @@ impl Reloader {
                     // What is read now need not be read again when its files have become quiet.
                     watch.tell().await;
                 }
+                let _reloading = self.supervisor.reloading();
                 self.reload(trigger).await;
             }
         })

@@ -13,7 +13,7 @@ use super::{
     tasks::Tasks,
 };
 use crate::{
-    admin::Health,
+    admin::health::Health,
     config::settings::Settings,
     kafka::{
         consumer::TopicPartition,

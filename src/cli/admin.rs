@@ -48,6 +48,11 @@ impl Admin {
         self.read(self.asker.put(&self.url(path), body).await)
     }
 
+    /// Whatever a page answers, with whatever status.
+    pub(super) async fn page(&self, path: &str) -> anyhow::Result<Answer> {
+        self.answered(self.asker.get(&self.url(path)).await)
+    }
+
     /// The address it is asked at.
     pub(super) fn address(&self) -> &str {
         &self.address
@@ -59,18 +64,28 @@ impl Admin {
 
     fn read<T: DeserializeOwned>(&self, answer: Result<Answer, Error>) -> anyhow::Result<T> {
         let address = &self.address;
-        let answer = answer.map_err(|error| match error {
+        let answer = self.answered(answer)?;
+        if !(200..300).contains(&answer.status) {
+            bail!("{address} answered {}: {}", answer.status, told(&answer.body));
+        }
+        self.parse(&answer.body)
+    }
+
+    fn answered(&self, answer: Result<Answer, Error>) -> anyhow::Result<Answer> {
+        let address = &self.address;
+        answer.map_err(|error| match error {
             Error::Connect(why) => anyhow!(
                 "nobody answers at {address} ({why}); is an instance running there? Name its admin.listen with --admin HOST:PORT"
             ),
             Error::Answer(why) => anyhow!("{address} gave no answer: {why}"),
             Error::Client(_) => error.into(),
-        })?;
-        if !(200..300).contains(&answer.status) {
-            bail!("{address} answered {}: {}", answer.status, told(&answer.body));
-        }
-        serde_json::from_slice(&answer.body)
-            .with_context(|| format!("{address} is no admin server of this version of Arauto"))
+        })
+    }
+
+    /// What an answer says.
+    pub(super) fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> anyhow::Result<T> {
+        let context = || format!("{} is no admin server of this version of Arauto", self.address);
+        serde_json::from_slice(body).with_context(context)
     }
 }
 
@@ -124,7 +139,11 @@ mod tests {
         ];
         for (listen, expected) in rows {
             let listen = listen.map(|address| address.parse().unwrap());
-            let got = reachable(&settings::Admin { listen, max_endpoint_series: 1 });
+            let got = reachable(&settings::Admin {
+                listen,
+                max_endpoint_series: 1,
+                stalled_after: std::time::Duration::from_secs(60),
+            });
             match (got, expected) {
                 (Ok(got), Ok(expected)) => assert_eq!(got, expected),
                 (Err(error), Err(told)) => assert!(error.to_string().contains(told), "{error}"),

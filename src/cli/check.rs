@@ -255,7 +255,11 @@ mod tests {
             },
             attempts: settings::Attempts { topic: None, retention: Duration::from_secs(1) },
             security: settings::Security::default(),
-            admin: settings::Admin { listen: None, max_endpoint_series: 1000 },
+            admin: settings::Admin {
+                listen: None,
+                max_endpoint_series: 1000,
+                stalled_after: Duration::from_secs(60),
+            },
             log: settings::Log { level: "info".into(), format: settings::LogFormat::Auto },
             otel: None,
             endpoints: endpoints(),

@@ -189,7 +189,11 @@ fn admin(written: &file::Admin, report: &mut Report) -> Admin {
             })
             .ok(),
     };
-    Admin { listen, max_endpoint_series: count(written.max_endpoint_series.or(1_000)) }
+    Admin {
+        listen,
+        max_endpoint_series: count(written.max_endpoint_series.or(1_000)),
+        stalled_after: written.stalled_after.or(seconds(60)),
+    }
 }
 
 fn log(written: &file::Log, report: &mut Report) -> Log {

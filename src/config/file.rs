@@ -148,6 +148,8 @@ pub(super) struct Admin {
     pub(super) listen: Key<Text>,
     /// `max_endpoint_series`: endpoints with metric series of their own.
     pub(super) max_endpoint_series: Key<i64>,
+    /// `stalled_after`: when work that does not move is stalled.
+    pub(super) stalled_after: Key<Duration>,
 }
 
 /// `[log]`
@@ -208,6 +210,7 @@ impl File {
             admin: t.section("admin", "[admin]", |t| Admin {
                 listen: t.key("listen", |v| v.text()),
                 max_endpoint_series: t.key("max_endpoint_series", |v| v.int(0..=1_000_000)),
+                stalled_after: t.key("stalled_after", |v| v.duration(SECOND..=DAY)),
             }),
             log: t.section("log", "[log]", Log::read),
             otel: t.section("otel", "[otel]", Otel::read),

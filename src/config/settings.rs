@@ -228,6 +228,8 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
     /// Endpoints with metric series of their own.
     pub max_endpoint_series: usize,
+    /// Work that nothing holds back and that has not moved for so long is stalled.
+    pub stalled_after: Duration,
 }
 
 /// `[log]`

@@ -194,9 +194,10 @@ impl Consumer {
         Ok(self.0.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?)
     }
 
-    /// Serves the client's callbacks until stopped; blocks its thread.
-    pub fn poll_until(&self, stop: &CancellationToken) -> Result<(), Error> {
+    /// Serves the client's callbacks until stopped, and says so before each; blocks its thread.
+    pub fn poll_until(&self, stop: &CancellationToken, polls: impl Fn()) -> Result<(), Error> {
         while !stop.is_cancelled() {
+            polls();
             match self.0.poll(self.0.context().poll) {
                 // Nothing is left in the queue, so no rebalance waits for its answer.
                 None => self.serve_restarts(),

@@ -24,7 +24,7 @@ const HEADER_ROOM: usize = 64 * 1024;
 
 /// The brokers' default for `max.message.bytes`, taken for source topics that do not tell theirs.
 /// <https://kafka.apache.org/documentation/#brokerconfigs_message.max.bytes>
-const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
+pub const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]

@@ -35,7 +35,7 @@ use super::{
     window::Window,
 };
 use crate::{
-    admin::Health,
+    admin::health::Health,
     app::tasks::Tasks,
     kafka::{
         consumer::{Consumer, Queue, Rebalance, TopicPartition},

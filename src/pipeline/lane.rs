@@ -400,6 +400,7 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let mut state = self.lane.lock();
         state.core.in_flight -= 1;
+        state.core.moves += 1;
         if let Some(begun) = self.begun {
             state.core.abandoned(begun);
         }

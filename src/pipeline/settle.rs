@@ -18,7 +18,7 @@ use super::{
     retry::Ladder,
 };
 use crate::{
-    admin::Health,
+    admin::health::Health,
     app::tasks::Tasks,
     config::settings::OnRemoved,
     kafka::{
@@ -247,6 +247,7 @@ impl Settler {
 
     async fn write_again(&self, mut writing: Writing, trouble: Error, _turn: OwnedSemaphorePermit) {
         let Inner { options, .. } = &*self.0;
+        let in_trouble = options.health.trouble();
         let mut backoff = FIRST_BACKOFF;
         let mut target = self.target(writing.to);
         let mut sent = match trouble {
@@ -265,7 +266,7 @@ impl Settler {
                     }
                     let topic = &target.topic;
                     warn!(%topic, error = %trouble, "record not written, its offset is held; trying again");
-                    options.health.produce_trouble(Some(format!("{topic}: {trouble}")));
+                    in_trouble.is(format!("{topic}: {trouble}"));
                     tokio::time::sleep(backoff).await;
                     backoff = (backoff * 2).min(LONGEST_BACKOFF);
                 }
@@ -285,13 +286,11 @@ impl Settler {
 
     /// Takes in what the brokers said of a record.
     fn count(&self, target: &Target, sent: Result<Acknowledged, Error>) -> Result<(), Error> {
-        let Options { metrics, health, .. } = &self.0.options;
         target.count(sent.is_ok());
         let acknowledged = sent?;
         if let Some(appended) = acknowledged.appended {
-            metrics.clock_skew((appended - now()) as f64 / 1000.0);
+            self.0.options.metrics.clock_skew((appended - now()) as f64 / 1000.0);
         }
-        health.produce_trouble(None);
         Ok(())
     }
 
@@ -329,7 +328,7 @@ impl Settler {
             headers: headers::foreign(record, why),
         };
         error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "foreign record on a retry topic");
-        let mut backoff = FIRST_BACKOFF;
+        let (mut backoff, mut in_trouble) = (FIRST_BACKOFF, None);
         while let Err(trouble) = options.producer.send(&outgoing).await {
             dead.count(false);
             if matches!(trouble, Error::TooLarge) && outgoing.value.is_some() {
@@ -339,6 +338,7 @@ impl Settler {
                 continue;
             }
             warn!(%topic, error = %trouble, "record not written, its offset is held; trying again");
+            in_trouble.get_or_insert_with(|| options.health.trouble()).is(format!("{topic}: {trouble}"));
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }

@@ -90,7 +90,7 @@ impl Source {
                     None => self.source_record(record).await,
                     Some(delay) => self.tier_record(record, delay).await,
                 }
-                self.life.take_in_hand(-1);
+                self.life.hand_is_free();
             }
             Some(Next::OutOfRange | Next::Truncated) => self.reset().await,
         }

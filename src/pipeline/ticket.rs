@@ -15,9 +15,14 @@ use tracing::{error, warn};
 
 use super::{
     ledger::{Ledger, Place, metadata::Position},
+    stall::{Part, Sight},
     window::Share,
 };
 use crate::metrics::Metrics;
+
+/// In hand: nothing; a record without a timestamp.
+const NOTHING: i64 = -1;
+const UNDATED: i64 = -2;
 
 /// One life of one assigned partition. Results of an earlier life can neither settle nor commit in a later one.
 #[derive(Debug)]
@@ -41,7 +46,7 @@ pub struct Partition {
     lost: AtomicBool,
     /// The log's end as it was last seen from beside.
     end: AtomicI64,
-    /// Timestamp of the record that was read and not opened yet, or -1.
+    /// Timestamp of the record that was read and not opened yet, or one of [`NOTHING`] and [`UNDATED`].
     in_hand: AtomicI64,
     /// The last commit that was acknowledged, and whether the brokers were seen behind it.
     committed: AtomicI64,
@@ -74,7 +79,7 @@ impl Partition {
             fenced: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             end: AtomicI64::new(-1),
-            in_hand: AtomicI64::new(-1),
+            in_hand: AtomicI64::new(NOTHING),
             committed: AtomicI64::new(-1),
             behind: AtomicBool::new(false),
             out: AtomicUsize::new(0),
@@ -126,9 +131,43 @@ impl Partition {
         self.ledger().oldest_timestamp().or(in_hand)
     }
 
-    /// A record was taken in hand; -1 when it was opened.
+    /// A record was taken in hand.
     pub fn take_in_hand(&self, timestamp: i64) {
+        let timestamp = if timestamp < 0 { UNDATED } else { timestamp };
         self.in_hand.store(timestamp, Ordering::Relaxed);
+    }
+
+    /// What was in hand is opened.
+    pub fn hand_is_free(&self) {
+        self.in_hand.store(NOTHING, Ordering::Relaxed);
+    }
+
+    /// How reading stands, while there is something to read and nothing to wait for. What is in hand waits for its tier,
+    /// for its lane or for room, and who is crowded for deliveries.
+    pub fn reading(&self, own: Option<&Arc<str>>) -> Option<Sight> {
+        let (next, crowded) = {
+            let ledger = self.ledger();
+            (ledger.next(), ledger.is_crowded())
+        };
+        let free = !self.is_ending() && !crowded && self.in_hand.load(Ordering::Relaxed) == NOTHING;
+        let unread = self.seen_end()? - next;
+        (free && unread > 0).then(|| Sight {
+            part: Part::Reading(Arc::clone(&self.topic), self.id, own.cloned()),
+            progress: next.unsigned_abs(),
+            waiting: unread.unsigned_abs(),
+            may_take: Duration::ZERO,
+        })
+    }
+
+    /// How the commits stand, while there is something to commit.
+    pub fn commits(&self, own: Option<&Arc<str>>) -> Option<Sight> {
+        let (base, committed) = (self.ledger().base(), self.believed_committed());
+        (!self.is_ending() && base > committed).then(|| Sight {
+            part: Part::Commits(Arc::clone(&self.topic), self.id, own.cloned()),
+            progress: committed.max(0).unsigned_abs(),
+            waiting: (base - committed.max(0)).unsigned_abs(),
+            may_take: Duration::ZERO,
+        })
     }
 
     /// Compares what the brokers say is committed with what we believe. The client does not report a partition that
@@ -227,5 +266,65 @@ impl Drop for Ticket {
             self.partition.changed.notify_waiters();
         }
         self.partition.one_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life() -> Arc<Partition> {
+        let of = (Arc::from("orders"), 0);
+        let (stop, metrics) = (CancellationToken::new(), Metrics::new(1));
+        let life = Partition::new(of, (None, false), 1, Position::at(10), stop, metrics);
+        life.see_end(15);
+        life.acknowledged(10);
+        Arc::new(life)
+    }
+
+    #[test]
+    fn reading_is_shown_while_there_is_something_to_read_and_nothing_to_wait_for() {
+        type Make = fn(&Partition);
+        type Row = (&'static str, Make, Option<(u64, u64)>);
+        let rows: [Row; 8] = [
+            ("five records", |_| {}, Some((10, 5))),
+            ("the end is not known", |life| life.see_end(-1), None),
+            ("all is read", |life| life.see_end(10), None),
+            ("a record is in hand", |life| life.take_in_hand(7), None),
+            ("one without a timestamp is", |life| life.take_in_hand(-1), None),
+            (
+                "it was opened",
+                |life| {
+                    life.take_in_hand(-1);
+                    life.ledger().open(10, -1, &[1]);
+                    life.hand_is_free();
+                },
+                Some((11, 4)),
+            ),
+            ("it is taken away", |life| life.stop.cancel(), None),
+            ("its life is over", Partition::fence, None),
+        ];
+        for (what, make, expected) in rows {
+            let life = life();
+            make(&life);
+            let sight = life.reading(None);
+            assert_eq!(sight.map(|sight| (sight.progress, sight.waiting)), expected, "{what}");
+        }
+        let dated = life();
+        dated.take_in_hand(-1);
+        assert_eq!(dated.oldest_timestamp(), None);
+    }
+
+    #[test]
+    fn commits_are_shown_while_something_is_to_be_committed() {
+        let life = life();
+        assert_eq!(life.commits(None), None);
+        let sequence = life.ledger().open(10, -1, &[1]);
+        assert_eq!(life.commits(None), None);
+        life.ticket(Ledger::place(sequence, 0)).settle();
+        let sight = life.commits(Some(&"crm".into())).expect("one to commit");
+        assert_eq!((sight.part.to_string().as_str(), sight.waiting), ("commits of orders/0 for crm", 1));
+        life.acknowledged(11);
+        assert_eq!(life.commits(None), None);
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod hook;
 pub(crate) mod letters;
 pub(crate) mod metrics;
 pub(crate) mod prometheus;
+pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod records;
 pub(crate) mod terminal;

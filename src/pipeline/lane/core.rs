@@ -47,6 +47,8 @@ pub(super) struct Core {
     pub(super) late: Duration,
     /// Attempts under way.
     pub(super) in_flight: usize,
+    /// Beginnings and ends of deliveries.
+    pub(super) moves: u64,
     /// Deliveries taken in and not yet on their way out, and their bytes.
     held: usize,
     held_bytes: usize,
@@ -148,6 +150,7 @@ impl Core {
             flow: Flow::default(),
             late: Duration::ZERO,
             in_flight: 0,
+            moves: 0,
             held: 0,
             held_bytes: 0,
             held_by: HashMap::new(),
@@ -294,6 +297,7 @@ impl Core {
         }
         let Some(delivery) = self.queue.pop() else { return Next::Stop };
         self.in_flight += 1;
+        self.moves += 1;
         if self.in_flight == 1 {
             self.flow.begins(now);
         }
@@ -423,6 +427,14 @@ impl Core {
             Gate::Until(until, _) => until > now.saturating_add(millis(within)),
             Gate::Open(_) => false,
         }
+    }
+
+    /// Is there something that it could send now, or an attempt that will end?
+    pub(super) fn could_go_on(&self, endpoint: &Endpoint, now: i64) -> bool {
+        let due = self.queue.ready() > 0 || self.queue.next_due().is_some_and(|due| due <= now);
+        let sends = !self.disabled && endpoint.enabled;
+        let open = !sends || (matches!(self.gate(now), Gate::Open(_)) && self.slot <= now);
+        self.in_flight > 0 || (due && open)
     }
 
     /// Would nothing be forgotten if the lane were taken down?
@@ -620,5 +632,77 @@ mod tests {
         assert_eq!(standing(2, 1), Standing::Room);
         assert_eq!(standing(2, 0), Standing::Full);
         assert_eq!(standing(1, 1), Standing::Full);
+    }
+
+    /// A delivery that is due then. Its partition is over, so that nobody misses its ticket.
+    async fn due(at: i64) -> Delivery {
+        use crate::pipeline::{
+            Event,
+            delivery::Held,
+            ledger::{Ledger, metadata::Position},
+            ticket::Partition,
+            window,
+        };
+        let (stop, metrics) = (tokio_util::sync::CancellationToken::new(), crate::metrics::Metrics::new(1));
+        let life = Partition::new(("orders".into(), 0), (None, false), 1, Position::at(0), stop, metrics);
+        life.fence();
+        let window = std::sync::Arc::new(window::Window::new(10, 100));
+        let event = Event {
+            topic: "orders".into(),
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+            key: None,
+            value: None,
+            headers: crate::pipeline::Headers::default(),
+            id: "msg".into(),
+            event_type: "order".into(),
+            tenant: None,
+            priority: None,
+        };
+        let held = std::sync::Arc::new(Held { event, bytes: window.bytes(1, 1).await });
+        let class = window::Class::new(crate::config::settings::Priority::Normal, false);
+        let place = window.place(1, class).await;
+        let ticket = std::sync::Arc::new(life).ticket(Ledger::place(0, 0));
+        let priority = crate::config::settings::Priority::Normal;
+        Delivery { due: at, ..Delivery::first(held, "a".into(), priority, (ticket, place)) }
+    }
+
+    #[tokio::test]
+    async fn a_lane_could_go_on_with_what_is_due_and_not_held_back_or_under_way() {
+        type Make = fn(&mut Core, &mut Endpoint);
+        // The time is 1,000; the delivery, if there is one, is due then.
+        let rows: [(&str, Option<i64>, Make, bool); 11] = [
+            ("nothing", None, |_, _| {}, false),
+            ("due", Some(1_000), |_, _| {}, true),
+            ("due later", Some(1_001), |_, _| {}, false),
+            ("paused", Some(1_000), |core, _| core.paused = true, false),
+            ("asked to wait", Some(1_000), |core, _| core.paused_until = 1_001, false),
+            ("asked to wait until now", Some(1_000), |core, _| core.paused_until = 1_000, true),
+            ("throttled", Some(1_000), |core, _| core.slot = 1_001, false),
+            ("its slot has come", Some(1_000), |core, _| core.slot = 1_000, true),
+            (
+                "disabled, whatever its rate",
+                Some(1_000),
+                |core, _| (core.disabled, core.slot) = (true, 9_000),
+                true,
+            ),
+            (
+                "switched off",
+                Some(1_000),
+                |core, endpoint| (core.slot, endpoint.enabled) = (9_000, false),
+                true,
+            ),
+            ("an attempt is under way", None, |core, _| core.in_flight = 1, true),
+        ];
+        for (what, due_at, make, expected) in rows {
+            let mut endpoint = endpoint("a");
+            let mut core = Core::new(&endpoint, &Switch::default(), 0);
+            if let Some(at) = due_at {
+                core.queue.push(due(at).await, 0);
+            }
+            make(&mut core, &mut endpoint);
+            assert_eq!(core.could_go_on(&endpoint, 1_000), expected, "{what}");
+        }
     }
 }

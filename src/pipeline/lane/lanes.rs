@@ -35,6 +35,7 @@ use crate::{
     pipeline::{
         delivery::Delivery,
         settle::Settler,
+        stall::Sight,
         switches::Switches,
         window::{Class, Share, Window},
     },
@@ -297,6 +298,12 @@ impl Lanes {
         let lag = |id: &str| own_lags.get(id).copied();
         let reports = lanes.iter().filter_map(|lane| lane.report());
         reports.map(|report| Report { own_queue_lag: lag(&report.endpoint), ..report }).collect()
+    }
+
+    /// The lanes that have something to do that nothing holds back.
+    pub fn sights(&self) -> Vec<Sight> {
+        let lanes: Vec<_> = self.lock().values().cloned().collect();
+        lanes.iter().filter_map(|lane| lane.sight()).collect()
     }
 
     /// What own queues have not settled yet was looked up.

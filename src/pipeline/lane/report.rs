@@ -2,12 +2,16 @@
 //!
 //! Plain values. Times are unix milliseconds by the clock of the instance that reports.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::Lane;
-use crate::pipeline::{delivery::now, switch::url_hash};
+use crate::pipeline::{
+    delivery::now,
+    stall::{Part, Sight},
+    switch::url_hash,
+};
 
 /// All active lanes, those in trouble first: the body of `/lanes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,6 +124,22 @@ impl Lane {
             own_queue_lag: None,
         };
         (state.core.held() > 0 || state.core.disabled || !state.core.is_quiet(now)).then_some(report)
+    }
+}
+
+impl Lane {
+    /// How it stands, while it has something to do that nothing holds back.
+    pub(super) fn sight(&self) -> Option<Sight> {
+        let endpoint = self.endpoint();
+        let state = self.lock();
+        let core = &state.core;
+        core.could_go_on(&endpoint, now()).then(|| Sight {
+            part: Part::Lane(Arc::clone(&self.id)),
+            progress: core.moves,
+            waiting: (core.queue.ready() + core.order.behind() + core.in_flight) as u64,
+            // An attempt that is under way ends within this.
+            may_take: endpoint.timeout,
+        })
     }
 }
 

@@ -38,7 +38,13 @@ impl Arauto {
 
     /// `arauto run` with this file; its admin server answers, but it need not be ready yet.
     pub(crate) async fn start(config: &Path) -> Self {
-        let mut arauto = Self::spawn([OsStr::new("run"), OsStr::new("--config"), config.as_os_str()]);
+        Self::start_with(config, &[]).await
+    }
+
+    /// The same with more variables in its environment.
+    pub(crate) async fn start_with(config: &Path, environment: &[(&str, &str)]) -> Self {
+        let arguments = [OsStr::new("run"), OsStr::new("--config"), config.as_os_str()];
+        let mut arauto = Self::spawn_with(arguments, environment);
         let address = eventually(PATIENCE, "the admin server to listen", async || {
             let ended = arauto.child.try_wait().unwrap();
             assert!(ended.is_none(), "arauto ended before it listened: {}", ended.unwrap());
@@ -52,8 +58,16 @@ impl Arauto {
 
     /// `arauto` with any arguments; nothing is waited for.
     pub(crate) fn spawn(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        Self::spawn_with(arguments, &[])
+    }
+
+    fn spawn_with(
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_arauto"))
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
