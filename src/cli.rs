@@ -29,6 +29,7 @@ mod doctor;
 mod endpoints;
 mod filter;
 mod groups;
+mod health;
 mod lag;
 mod lanes;
 mod level;
@@ -54,7 +55,7 @@ mod words;
 #[derive(Debug, Parser)]
 #[command(
     name = "arauto",
-    version,
+    version = crate::VERSION.as_str(),
     // What the help texts are written for; without it lines are broken again at 100.
     term_width = 120,
     after_help = "Output is coloured on a terminal unless NO_COLOR is set.\n\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration."
@@ -101,6 +102,8 @@ Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.")]
     Log(level::Args),
     /// Look for what stands in the way: configuration, brokers, rights, topics, clocks, endpoints.
     Doctor(doctor::Args),
+    /// Ask a running instance whether it is ready, or alive.
+    Health(health::Args),
     /// Show what a running instance does for each endpoint, those in trouble first.
     Lanes(lanes::Args),
     /// Look at dead letters, and decide what becomes of them.
@@ -174,6 +177,10 @@ impl Cli {
                 let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
                 log::init_quiet(&log::default())?;
                 block_on(level::run(&args, &admin, self.json))
+            Command::Health(args) => {
+                let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
+                log::init_quiet(&log::default())?;
+                block_on(health::run(&args, &admin, self.json))
             }
             Command::Doctor(_) => diagnose(&self.config, self.json),
             Command::Dlq(args) => dlq::run(&args, &quiet(&self.config)?, self.json),

@@ -18,6 +18,7 @@ pub mod lossy;
 pub mod observer;
 pub mod producer;
 pub mod reach;
+pub mod rights;
 pub mod scan;
 mod statistics;
 pub mod topics;

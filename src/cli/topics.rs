@@ -1,14 +1,21 @@
-//! `arauto topics`: what is needed, what exists, what differs; creates what is missing when told to.
+//! `arauto topics`: what is needed, what exists, what differs; creates what is missing when told to, or writes a file for
+//! whoever may.
 #![allow(clippy::print_stdout)] // The output is the point.
 
 use anyhow::Context;
 use serde::Serialize;
 
-use super::Done;
+use self::plan::Plan;
+use super::{Done, Usage};
 use crate::{
     config::settings::Settings,
-    kafka::topics::{Admin, Finding, Inspection, Severity, diff},
+    kafka::{
+        rights,
+        topics::{Admin, DEFAULT_MAX_MESSAGE, Finding, Inspection, Severity, diff, needed},
+    },
 };
+
+mod plan;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -16,6 +23,11 @@ Examples:
   arauto topics
   arauto topics --create
   arauto topics --json | jq -r '.[] | select(.state != \"ok\").topic'
+  arauto topics --format kafka-cli > kafka.sh
+  arauto topics --format strimzi --cluster production --user arauto --operator oncall
+
+--format asks no broker: the topics with their settings, and for --user the rights that an instance needs, no more. Source
+topics belong to their producers and are not among the topics.
 
 --json: an array of objects with topic, kind (own, source), state (ok, missing, differs, unverified), partitions and
 findings (topic, key, found, wanted, severity).
@@ -25,6 +37,21 @@ pub(super) struct Args {
     /// Create what is missing; what exists is never changed.
     #[arg(long)]
     create: bool,
+    /// Write a file that makes the topics and grants the rights, from the configuration alone.
+    #[arg(long, value_enum, value_name = "TOOL", conflicts_with = "create")]
+    format: Option<plan::Format>,
+    /// Whom instances are known as to the brokers (`User:NAME`).
+    #[arg(long, value_name = "NAME", default_value = "arauto", requires = "format")]
+    user: String,
+    /// Who replays, backfills, releases retries and purges: also gets the rights for that.
+    #[arg(long, value_name = "NAME", requires = "format")]
+    operator: Option<String>,
+    /// The cluster's name (Strimzi's label).
+    #[arg(long, value_name = "NAME", default_value = "kafka", requires = "format")]
+    cluster: String,
+    /// The largest max.message.bytes of a source topic, when it is not the brokers' default.
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_MESSAGE, requires = "format")]
+    largest_event: usize,
 }
 
 /// What is known of one topic.
@@ -40,6 +67,16 @@ struct Line {
 }
 
 pub(super) async fn run(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Done> {
+    if let Some(format) = args.format {
+        if json {
+            return Err(Usage(
+                "--format writes a file for another tool, --json is not one of them".to_owned(),
+            )
+            .into());
+        }
+        print!("{}", args.plan(settings).write(format));
+        return Ok(Done::Well);
+    }
     let admin = Admin::new(&settings.kafka)?;
     let mut inspection = inspect(&admin, settings).await?;
     if args.create && !inspection.missing().is_empty() {
@@ -54,6 +91,21 @@ pub(super) async fn run(args: &Args, settings: &Settings, json: bool) -> anyhow:
     }
     let bad = lines.iter().any(|line| matches!(line.state, "missing" | "differs"));
     Ok(if bad { Done::Failed } else { Done::Well })
+}
+
+impl Args {
+    fn plan(&self, settings: &Settings) -> Plan {
+        let instances = rights::of_instances(settings);
+        let operator = self
+            .operator
+            .iter()
+            .map(|operator| (operator.clone(), [instances.clone(), rights::of_operators(settings)].concat()));
+        Plan {
+            topics: needed(&settings.topics, self.largest_event, []),
+            users: [(self.user.clone(), instances.clone())].into_iter().chain(operator).collect(),
+            cluster: self.cluster.clone(),
+        }
+    }
 }
 
 async fn inspect(admin: &Admin, settings: &Settings) -> anyhow::Result<Inspection> {
