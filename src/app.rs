@@ -149,6 +149,7 @@ impl App {
             }
         };
         if group.is_some() {
+            info!(group = self.settings.kafka.group, "running");
             tokio::select! {
                 () = &mut stop => {}
                 () = failed.cancelled() => {}
@@ -215,8 +216,6 @@ impl App {
         }
         .start(&shared, &self.health, self.stop.clone());
         self.tend(&shared, endpoints, &own, reload)?;
-        self.watch.fill(Arc::clone(&shared), own.clone());
-        info!(group = settings.kafka.group, "running");
         Ok(Some(Started { committer: Arc::clone(&shared.committer), group, own, producer, attempts, tracer }))
     }
 
@@ -334,6 +333,7 @@ impl App {
         own: &OwnQueues,
         reload: Option<PathBuf>,
     ) -> anyhow::Result<()> {
+        self.watch.fill(Arc::clone(shared), own.clone());
         let (lanes, until) = (Arc::clone(&shared.lanes), self.tasks.token().clone());
         self.tasks.spawn_essential("lane keeper", async move {
             while until.run_until_cancelled(tokio::time::sleep(RETIRE)).await.is_some() {

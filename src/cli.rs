@@ -177,6 +177,7 @@ impl Cli {
                 let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
                 log::init_quiet(&log::default())?;
                 block_on(level::run(&args, &admin, self.json))
+            }
             Command::Health(args) => {
                 let admin = args.admin.find(|| Ok(load(&self.config)?.admin))?;
                 log::init_quiet(&log::default())?;

@@ -197,7 +197,7 @@ impl Stalls {
         self.said.retain(|part| {
             let still = stalled.iter().any(|stalled| stalled.part == *part);
             if !still {
-                info!(%part, "work goes on that stood still");
+                info!(%part, "work stands still no longer, or for a reason");
             }
             still
         });

@@ -53,6 +53,7 @@ const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_rebalances_total", "counter", &["kind"]),
     ("arauto_retries_total", "counter", &["endpoint", "reason"]),
     ("arauto_spans_dropped_total", "counter", &[]),
+    ("arauto_stalled", "gauge", &[]),
     ("arauto_throttled_total", "counter", &["endpoint"]),
     ("arauto_tickets_lost_total", "counter", &[]),
     ("arauto_window_used_ratio", "gauge", &[]),

@@ -54,25 +54,39 @@ impl Plan {
             }
         }
         out.push('\n');
-        for (user, rights) in &self.users {
-            for Right { resource, name, pattern, operations, why } in rights {
-                let what = match resource {
-                    Resource::Topic => "topic",
-                    Resource::Group => "group",
-                    Resource::TransactionalId => "transactional-id",
-                };
+        for (right, users) in self.holders() {
+            let Right { resource, name, pattern, operations, why } = right;
+            let what = match resource {
+                Resource::Topic => "topic",
+                Resource::Group => "group",
+                Resource::TransactionalId => "transactional-id",
+            };
+            write!(out, "\n# {why}\nallow --{what} {}", Shell(name))?;
+            if *pattern == Pattern::Prefixed {
+                out.push_str(" --resource-pattern-type prefixed");
+            }
+            operations.iter().try_for_each(|operation| write!(out, " --operation {}", operation.name()))?;
+            for user in users {
                 let principal = format!("User:{user}");
-                write!(out, "\n# {why}\nallow {} --{what} {}", Shell(&principal), Shell(name))?;
-                if *pattern == Pattern::Prefixed {
-                    out.push_str(" --resource-pattern-type prefixed");
-                }
-                operations
-                    .iter()
-                    .try_for_each(|operation| write!(out, " --operation {}", operation.name()))?;
+                write!(out, " \\\n    --allow-principal {}", Shell(&principal))?;
             }
         }
         out.push('\n');
         Ok(())
+    }
+
+    /// Each right with all who have it.
+    fn holders(&self) -> Vec<(&Right, Vec<&str>)> {
+        let mut holders: Vec<(&Right, Vec<&str>)> = Vec::new();
+        for (user, rights) in &self.users {
+            for right in rights {
+                match holders.iter_mut().find(|(known, _)| *known == right) {
+                    Some((_, users)) => users.push(user),
+                    None => holders.push((right, vec![user])),
+                }
+            }
+        }
+        holders
     }
 
     fn strimzi(&self, out: &mut String) -> fmt::Result {
@@ -237,7 +251,7 @@ topic() {
 }
 
 allow() {
-    kafka-acls.sh "${options[@]}" --add --allow-principal "$@"
+    kafka-acls.sh "${options[@]}" --add "$@"
 }
 "#;
 
