@@ -1,7 +1,10 @@
 //! What the ledger costs per delivery: open and settle in order, far out of order, and the commit's metadata.
 
 use arauto::pipeline::ledger::{Ledger, metadata, metadata::Position};
-use divan::{Bencher, black_box, counter::ItemsCount};
+use divan::{AllocProfiler, Bencher, black_box, counter::ItemsCount};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
 fn main() {
     divan::main();

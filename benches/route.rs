@@ -11,7 +11,10 @@ use arauto::{
     registry::Snapshot,
 };
 use bytes::Bytes;
-use divan::Bencher;
+use divan::{AllocProfiler, Bencher};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
 fn main() {
     divan::main();

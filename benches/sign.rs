@@ -9,8 +9,11 @@ use arauto::{
     },
     pipeline::sign::Signer,
 };
-use divan::{Bencher, counter::BytesCount};
+use divan::{AllocProfiler, Bencher, counter::BytesCount};
 use http_types::HeaderMap;
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
 fn main() {
     divan::main();
