@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use http_types::{
     HeaderMap, HeaderValue, Method, Request, Uri,
-    header::{ACCEPT, RETRY_AFTER},
+    header::{ACCEPT, HOST, RETRY_AFTER},
 };
 use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::{self, connect::Connect};
@@ -50,6 +50,8 @@ pub struct Client {
 pub struct Target {
     url: Url,
     uri: Uri,
+    /// What the client would make for each request again; HTTP/2, which has no such header, needs TLS here.
+    host: Option<HeaderValue>,
     timeout: Duration,
 }
 
@@ -70,7 +72,9 @@ pub enum Error {
 impl Target {
     /// A URL (`http` or `https`) and the longest time one attempt may take, body included.
     pub fn new(url: &Url, timeout: Duration) -> Result<Self, Error> {
-        Ok(Self { uri: url.as_str().parse()?, url: url.clone(), timeout })
+        let uri: Uri = url.as_str().parse()?;
+        let host = (url.scheme() == "http").then(|| host(url)).flatten();
+        Ok(Self { uri, host, url: url.clone(), timeout })
     }
 
     fn is_https(&self) -> bool {
@@ -151,8 +155,18 @@ async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
     done(what, answered.map(|(_, _, at)| at))
 }
 
+/// The `Host` of a URL, without the scheme's own port (RFC 9110, section 7.2).
+fn host(url: &Url) -> Option<HeaderValue> {
+    let name = url.host_str()?;
+    let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+    HeaderValue::try_from(host).ok()
+}
+
 fn post(target: &Target, mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
     headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    if let Some(host) = &target.host {
+        headers.entry(HOST).or_insert_with(|| host.clone());
+    }
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = target.uri.clone();
@@ -252,6 +266,21 @@ mod tests {
             assert_eq!(excerpt(bytes), expected);
         }
         assert_eq!(excerpt(&[0xff; KEPT]).len(), KEPT - KEPT % 3);
+    }
+
+    #[test]
+    fn a_host_is_named_without_its_schemes_own_port() {
+        for (url, expected) in [
+            ("http://example.com/hook", Some("example.com")),
+            ("http://example.com:80/", Some("example.com")),
+            ("http://Example.com:8080/", Some("example.com:8080")),
+            ("http://[::1]:443/", Some("[::1]:443")),
+            ("http://user:word@example.com/", Some("example.com")),
+            ("https://example.com/", None),
+        ] {
+            let target = Target::new(&url.parse().unwrap(), Duration::from_secs(1)).unwrap();
+            assert_eq!(target.host.as_ref().map(|host| host.to_str().unwrap()), expected, "{url}");
+        }
     }
 
     #[test]

@@ -242,11 +242,10 @@ impl Ledger {
                 continue;
             }
             adjacent &= !entry.gap_before;
-            let still = entry.owed();
             // A run may span holes: an offset that does not exist is owed to nobody.
             match owed.last_mut() {
-                Some(run) if adjacent && run.owed == still => run.last = entry.offset,
-                _ => owed.push(Run { first: entry.offset, last: entry.offset, owed: still }),
+                Some(run) if adjacent && entry.is_owed(&run.owed) => run.last = entry.offset,
+                _ => owed.push(Run { first: entry.offset, last: entry.offset, owed: entry.owed() }),
             }
             adjacent = true;
         }
@@ -296,6 +295,15 @@ impl Ledger {
 }
 
 impl Entry {
+    /// Is it owed to just these? For one endpoint, which most have, without an allocation.
+    fn is_owed(&self, to: &Owed) -> bool {
+        match (&self.slots, to) {
+            (Slots::One(hash), Owed::To(hashes)) => hashes[..] == [*hash],
+            (Slots::One(_), Owed::All) => false,
+            (Slots::Many(_), _) => self.owed() == *to,
+        }
+    }
+
     fn owed(&self) -> Owed {
         match &self.slots {
             Slots::One(hash) => Owed::To(vec![*hash]),

@@ -60,8 +60,9 @@ impl Template {
     /// The headers of attempt number `attempt` (1 is the first). The endpoint's own win over the record's; the
     /// signer adds its own last, so nothing overrides them.
     pub fn headers(&self, event: &Event, attempt: u32) -> HeaderMap {
-        // Room for the fixed ones, ours, the signer's and the client's, so that the map never grows.
-        let mut headers = HeaderMap::with_capacity(self.fixed.len() + self.forward.len() + 12);
+        // Room for the fixed ones, ours, the signer's and the client's, so that the map never grows; one more would
+        // double it.
+        let mut headers = HeaderMap::with_capacity(self.fixed.len() + self.forward.len() + 11);
         headers.extend(self.fixed.iter().map(|(name, value)| (name.clone(), value.clone())));
         let mut add = |name: &HeaderName, value: HeaderValue| {
             headers.entry(name).or_insert(value);
