@@ -23,7 +23,9 @@ impl<S: Connection> Connection for Stream<S> {
         let connected = self.io.connected();
         match &self.opening {
             Some(opening) => connected.extra(opening.clone()),
-            None => connected,
+            // What is known of a connection is copied into each of its answers, and nobody asks for it without a clock.
+            None if connected.is_negotiated_h2() => Connected::new().negotiated_h2(),
+            None => Connected::new(),
         }
     }
 }
