@@ -18,8 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::{
-    certificates::Certificates, endpoints::Endpoints, group::Group, observe::Observation, own::OwnQueues,
-    tasks::Tasks, watch::Watch,
+    endpoints::Endpoints, group::Group, observe::Observation, own::OwnQueues, tasks::Tasks, watch::Watch,
 };
 use crate::{
     admin::{
@@ -32,6 +31,7 @@ use crate::{
     kafka::{consumer::Budget, observer::Observer, producer::Producer, topics::Admin},
     log::Log,
     metrics::{Metrics, Window as WindowNow},
+    notices::Notices,
     otel::Tracer,
     pipeline::{
         assignment::{Assignment, Shared},
@@ -54,6 +54,7 @@ mod certificates;
 mod endpoints;
 mod group;
 pub mod load;
+mod notices;
 mod observe;
 mod own;
 mod pulse;
@@ -166,7 +167,6 @@ impl App {
             Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
         let attempts = attempts::Log::new(settings, &self.metrics)?;
         let client = http::Client::new(Guard::new(&settings.security.allow)).context("no HTTP client")?;
-        self.watch_certificates(&client);
         let admin = Admin::new(&settings.kafka)?;
         startup::topics(&admin, settings, &self.health).await?;
         let switches = Switches::new(&settings.topics.prefix, producer.clone(), self.tasks.clone());
@@ -185,20 +185,13 @@ impl App {
             stop: self.stop.clone(),
         }));
         let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
+        let notices = self.notices(&producer, &client);
         let tracer = self.tracer()?;
-        let given = (client, switches.clone(), markers, tracer.clone());
+        let given = (client, switches.clone(), markers, (tracer.clone(), notices.clone()));
         let shared = self.pipeline(&positions, (&producer, &attempts), given, namespace);
         let (registry, lanes) = (Arc::clone(&self.registry), Arc::clone(&shared.lanes));
         self.control.fill(Parts { registry, switches: switches.clone(), lanes });
-        let own = OwnQueues::new(own::Options {
-            settings: Arc::clone(settings),
-            shared: Arc::clone(&shared),
-            observer: observer.clone(),
-            admin,
-            health: self.health.clone(),
-            stop: self.stop.clone(),
-            runtime: Handle::current(),
-        });
+        let own = self.own_queues(&shared, &observer, admin);
         startup::own_queues(&own, settings, &self.tasks).await?;
         let group = self.group(&shared, topics);
         group.start(&self.tasks, &shared.committer);
@@ -216,7 +209,15 @@ impl App {
         }
         .start(&shared, &self.health, self.stop.clone());
         self.tend(&shared, endpoints, &own, reload)?;
-        Ok(Some(Started { committer: Arc::clone(&shared.committer), group, own, producer, attempts, tracer }))
+        Ok(Some(Started {
+            committer: Arc::clone(&shared.committer),
+            group,
+            own,
+            producer,
+            attempts,
+            tracer,
+            notices,
+        }))
     }
 
     /// What begins traces, if they are wanted. What it takes is sent until the process ends.
@@ -226,6 +227,19 @@ impl App {
         let until = self.tasks.token().clone();
         self.tasks.spawn("spans", async move { until.run_until_cancelled_owned(service.run()).await });
         Ok(Some(tracer))
+    }
+
+    /// The queues of endpoints' own.
+    fn own_queues(&self, shared: &Arc<Shared>, observer: &Observer, admin: Admin) -> OwnQueues {
+        OwnQueues::new(own::Options {
+            settings: Arc::clone(&self.settings),
+            shared: Arc::clone(shared),
+            observer: observer.clone(),
+            admin,
+            health: self.health.clone(),
+            stop: self.stop.clone(),
+            runtime: Handle::current(),
+        })
     }
 
     /// The main group.
@@ -262,7 +276,7 @@ impl App {
         &self,
         positions: &positions::Shared,
         (producer, attempts): (&Producer, &attempts::Log),
-        (client, switches, markers, tracer): (http::Client, Switches, Markers, Option<Tracer>),
+        (client, switches, markers, (tracer, notices)): Given,
         namespace: Arc<str>,
     ) -> Arc<Shared> {
         let Self { settings, tasks, metrics, .. } = self;
@@ -284,19 +298,21 @@ impl App {
             tasks: tasks.clone(),
             metrics: metrics.clone(),
             health: self.health.clone(),
+            notices: notices.clone(),
         });
+        let decoder = Decoder::new(&settings.events, namespace).with_notices(&settings.topics.prefix);
         let lanes = lanes::Shared::new(
             client,
             settler.clone(),
             Arc::clone(&window),
             limits.hold,
             switches,
-            (tasks.clone(), metrics.clone()),
+            (tasks.clone(), metrics.clone(), notices),
         );
         Arc::new(Shared {
             reads: Reads::Everyone,
             registry: Arc::clone(&self.registry),
-            decoder: Arc::new(Decoder::new(&settings.events, namespace)),
+            decoder: Arc::new(decoder),
             lanes: Arc::new(Lanes::new(lanes, Arc::clone(&self.registry))),
             settler,
             window,
@@ -311,18 +327,6 @@ impl App {
             epochs: Arc::new(AtomicU64::new(1)),
             reopened: Arc::default(),
         })
-    }
-
-    fn watch_certificates(&self, client: &http::Client) {
-        let certificates = Certificates {
-            expiry: client.expiry().clone(),
-            registry: Arc::clone(&self.registry),
-            metrics: self.metrics.clone(),
-        };
-        let until = self.tasks.token().clone();
-        self.tasks.spawn_needed("certificates", async move {
-            until.run_until_cancelled(certificates.run()).await;
-        });
     }
 
     /// What goes on beside the pipeline: idle lanes, reloads.
@@ -372,7 +376,7 @@ impl App {
         self.watch.supervisor().stopping();
         self.stop.cancel();
         let deadline = Instant::now() + self.settings.limits.shutdown_grace;
-        if let Some(Started { group, own, producer, attempts, committer, tracer }) = started {
+        if let Some(Started { group, own, producer, attempts, committer, tracer, notices }) = started {
             // Without brokers the client holds a last commit back for a whole session.
             let ended = async { tokio::join!(group.ended(), own.ended()) };
             if timeout_at(deadline, ended).await.is_err() {
@@ -381,6 +385,7 @@ impl App {
                 committer.assigned().iter().for_each(|(_, life)| life.fence());
                 own.fence();
             }
+            notices.end();
             let left = deadline.saturating_duration_since(Instant::now());
             let flush = move || {
                 attempts.flush(left.min(LAST_ATTEMPTS));
@@ -409,6 +414,9 @@ impl App {
     }
 }
 
+/// What a pipeline is given besides.
+type Given = (http::Client, Switches, Markers, (Option<Tracer>, Notices));
+
 /// What a started process has to end in order.
 struct Started {
     group: Group,
@@ -417,4 +425,5 @@ struct Started {
     attempts: attempts::Log,
     committer: Arc<Committer>,
     tracer: Option<Tracer>,
+    notices: Notices,
 }

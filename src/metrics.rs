@@ -25,7 +25,10 @@ use self::{
     certificate::Certificates,
     endpoint::{Endpoints, RESULTS},
 };
-use crate::pipeline::{delivery::now, outcome::Reason};
+use crate::{
+    notices::Kind,
+    pipeline::{delivery::now, outcome::Reason},
+};
 
 pub mod broker;
 mod certificate;
@@ -74,6 +77,17 @@ pub enum Rebalance {
     Revoke,
     /// Partitions were taken without.
     Lost,
+}
+
+/// What became of a notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noticed {
+    /// It is on its topic.
+    Ok,
+    /// It was left out: another one tells its count, or it was about the delivery of a notice.
+    Suppressed,
+    /// It was not written.
+    Error,
 }
 
 /// What the window holds, asked for at each scrape so that counting costs a delivery nothing.
@@ -306,6 +320,25 @@ impl Metrics {
         lock(&self.0.certificates).set(labelled);
     }
 
+    /// Notices will be written: their series begin.
+    pub fn begin_notices(&self) {
+        for kind in Kind::ALL {
+            for result in ["ok", "suppressed", "error"] {
+                self.0.families.notices.with_label_values(&[kind.as_str(), result]);
+            }
+        }
+    }
+
+    /// Something became of a notice.
+    pub fn noticed(&self, kind: Kind, result: Noticed) {
+        let result = match result {
+            Noticed::Ok => "ok",
+            Noticed::Suppressed => "suppressed",
+            Noticed::Error => "error",
+        };
+        self.0.families.notices.with_label_values(&[kind.as_str(), result]).inc();
+    }
+
     /// Everything in the text format.
     pub fn render(&self) -> String {
         lock(&self.0.endpoints).sweep(&self.0.families);
@@ -448,6 +481,7 @@ struct Families {
     broker_waiting: IntGaugeVec,
     certificate_expiry: GaugeVec,
     spans_dropped: IntCounter,
+    notices: IntCounterVec,
     commits: IntCounterVec,
     produced: IntCounterVec,
     rebalances: IntCounterVec,
@@ -501,6 +535,7 @@ impl Families {
             broker_waiting: gauges("arauto_broker_requests_waiting", &["broker", "client"], "Requests to the broker without an answer yet."),
             certificate_expiry: registered(registry, GaugeVec::new(Opts::new("arauto_certificate_expiry_seconds", "Time left of the certificate that an https endpoint's receiver showed last, below 0 when it has expired; absent before a connection was made. For `_other` the least of them."), &["endpoint"])),
             spans_dropped: registered(registry, IntCounter::new("arauto_spans_dropped_total", "Spans that did not reach the collector: too many at once, or not taken in time.")),
+            notices: counters("arauto_notices_total", &["kind", "result"], "Notices written (`ok`), left out by their limits or because they were about deliveries of notices (`suppressed`), not written (`error`)."),
             commits: counters("arauto_commits_total", &["result"], "Offset commits."),
             produced: counters("arauto_produced_total", &["topic", "result"], "Records to retry and dead-letter topics."),
             rebalances: counters("arauto_rebalances_total", &["kind"], "Changes of the partitions assigned to this instance."),
@@ -644,6 +679,7 @@ mod tests {
         ("arauto_lane_in_flight", "gauge", &["endpoint"]),
         ("arauto_lane_queued", "gauge", &["endpoint"]),
         ("arauto_lane_waiting", "gauge", &["endpoint"]),
+        ("arauto_notices_total", "counter", &["kind", "result"]),
         ("arauto_own_queue_lag", "gauge", &["endpoint"]),
         ("arauto_parked_total", "counter", &["endpoint", "reason"]),
         ("arauto_partition_lag", "gauge", &["partition", "topic"]),
@@ -672,6 +708,7 @@ mod tests {
         metrics.produced("arauto.dead").ok();
         metrics.add_partition("orders", 0).lag(7);
         metrics.clock_skew(-0.25);
+        metrics.begin_notices();
         metrics.certificates([("crm", 0)].into_iter());
         metrics.render();
         let round_trip = Some(Duration::from_millis(2));

@@ -242,6 +242,7 @@ mod tests {
             event_type: "t".into(),
             tenant: None,
             priority: None,
+            notice: false,
         }
     }
 

@@ -13,6 +13,9 @@
 //! `Record → Event → Delivery { event, endpoint, ticket } → Attempt → Outcome → (ticket settled)`. A retry topic is a
 //! source topic whose records wait until they are due and name their endpoint already: same task, lanes and settling.
 //!
+//! What people must hear of on the way (a dead letter, an endpoint that fails) is told in passing
+//! ([`crate::notices`]), becomes an event of a topic of our own, and goes the same way to whoever asks for it.
+//!
 //! # Invariants, mostly absences
 //!
 //! 1. No stage holds a handle to an earlier one. The ticket is the only way back.
@@ -183,4 +186,6 @@ pub struct Event {
     pub tenant: Option<Arc<str>>,
     /// The priority it asks for itself, if it does.
     pub priority: Option<Priority>,
+    /// Is it a notice of our own? Only whoever asks for those gets it.
+    pub notice: bool,
 }

@@ -202,6 +202,7 @@ pub(crate) mod tests {
             event_type: event_type.into(),
             tenant: tenant.map(Into::into),
             priority: None,
+            notice: false,
         }
     }
 
@@ -239,16 +240,35 @@ pub(crate) mod tests {
         #[test]
         fn the_index_finds_what_asking_each_endpoint_finds(
             endpoints in endpoints(),
-            events in vec(("[ab]{1,2}", option::of("[xyz]"), "[ab.]{0,4}"), 1..10),
+            events in vec(("[ab]{1,2}", option::of("[xyz]"), "[ab.]{0,4}", prop::bool::weighted(0.2)), 1..10),
         ) {
             let snapshot = Snapshot::new(endpoints.clone(), 1);
-            for (topic, tenant, event_type) in events {
-                let event = event(&topic, tenant.as_deref(), &event_type);
+            for (topic, tenant, event_type, notice) in events {
+                let event = Event { notice, ..event(&topic, tenant.as_deref(), &event_type) };
                 let wanted = endpoints.iter().filter(|endpoint| explain(&event, endpoint) == Verdict::Wanted);
                 let wanted: Vec<String> = wanted.map(|endpoint| endpoint.id.to_string()).collect();
                 prop_assert_eq!(ids(&snapshot, &event), wanted);
             }
         }
+    }
+
+    #[test]
+    fn notices_are_for_those_who_ask_for_them_by_name() {
+        let wants = |id: &str, topics: Option<&[&str]>| {
+            let topics = topics.map(|topics| topics.iter().map(|topic| selector(topic)).collect());
+            Arc::new(Endpoint { topics, ..endpoint(id) })
+        };
+        let endpoints = vec![
+            wants("all", None),
+            wants("pattern", Some(&["^.*"])),
+            wants("team", Some(&["arauto.notices"])),
+            wants("both", Some(&["orders", "arauto.notices"])),
+            wants("orders", Some(&["orders"])),
+        ];
+        let snapshot = Snapshot::new(endpoints, 1);
+        let notice = Event { notice: true, ..event("arauto.notices", None, "arauto.delivery.dead") };
+        assert_eq!(ids(&snapshot, &notice), ["team", "both"]);
+        assert_eq!(ids(&snapshot, &event("orders", None, "x")), ["all", "pattern", "both", "orders"]);
     }
 
     #[test]

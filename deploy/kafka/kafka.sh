@@ -74,6 +74,9 @@ topic arauto.state --partitions 1 \
     --config cleanup.policy=compact \
     --config segment.ms=3600000 \
     --config min.cleanable.dirty.ratio=0.1
+topic arauto.notices --partitions 1 \
+    --config cleanup.policy=delete \
+    --config retention.ms=604800000
 
 # source: its events, and how large they may be
 allow --topic orders --operation Read --operation DescribeConfigs \

@@ -111,6 +111,13 @@ locals {
         "min.cleanable.dirty.ratio" = "0.1"
       }
     }
+    "arauto.notices" = {
+      partitions = 1
+      config = {
+        "cleanup.policy" = "delete"
+        "retention.ms" = "604800000"
+      }
+    }
   }
 
   rights = [

@@ -1,43 +1,118 @@
 //! Which endpoints' receivers have shown certificates, and until when those are valid.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::{config::settings::Endpoint, http::expiry::Expiry, metrics::Metrics, registry::Registry};
+use crate::{
+    config::settings::Endpoint,
+    http::expiry::Expiry,
+    metrics::Metrics,
+    notices::{Facts, Kind, Notices},
+    pipeline::delivery::{millis, now},
+    registry::Registry,
+};
 
-/// It is looked this often whether anything has changed; a new certificate is shown this late.
+/// It is looked this often whether anything has changed, or come near; a new certificate is shown this late.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Keeps the metric in step with endpoints and connections.
+const DAY: i64 = 86_400_000;
+
+/// Keeps the metric in step with endpoints and connections, and tells what is about to expire.
 pub(super) struct Certificates {
     pub(super) expiry: Expiry,
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Metrics,
+    pub(super) notices: Notices,
+    /// How long before its end one is told of.
+    pub(super) before: Duration,
 }
 
-/// When an endpoint's certificate ends, in unix milliseconds.
-type End = (Arc<Endpoint>, i64);
+/// How near a certificate's end is; each is told once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Near,
+    HalfWay,
+    LastDay,
+    Expired,
+}
 
 impl Certificates {
     /// Runs for ever.
     pub(super) async fn run(self) {
-        let mut seen = None;
+        let (mut seen, mut ends) = (None, Vec::new());
+        let mut told: HashMap<Arc<str>, (i64, Stage)> = HashMap::new();
         loop {
             let now = (self.expiry.changes(), self.registry.snapshot().generation());
             if seen.replace(now) != Some(now) {
-                self.look();
+                ends = self.look();
+                let current: HashMap<&str, i64> = ends.iter().map(|(of, end)| (&*of.id, *end)).collect();
+                told.retain(|id, (end, _)| current.get(&**id) == Some(end));
             }
+            self.tell(&ends, &mut told);
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    fn look(&self) -> Vec<End> {
+    /// The endpoints whose receivers have shown one, each with its end in unix milliseconds.
+    fn look(&self) -> Vec<(Arc<Endpoint>, i64)> {
         let snapshot = self.registry.snapshot();
         let https = || snapshot.endpoints().iter().filter(|endpoint| endpoint.url.scheme() == "https");
         self.expiry.keep(https().map(|endpoint| &endpoint.url));
         let ends =
             https().filter_map(|endpoint| Some((Arc::clone(endpoint), self.expiry.of(&endpoint.url)?)));
-        let ends: Vec<End> = ends.collect();
+        let ends: Vec<_> = ends.collect();
         self.metrics.certificates(ends.iter().map(|(endpoint, end)| (&*endpoint.id, *end)));
         ends
+    }
+
+    fn tell(&self, ends: &[(Arc<Endpoint>, i64)], told: &mut HashMap<Arc<str>, (i64, Stage)>) {
+        let now = now();
+        for (endpoint, end) in ends {
+            let Some(stage) = stage(end - now, millis(self.before)) else { continue };
+            if told.insert(Arc::clone(&endpoint.id), (*end, stage)).is_none_or(|(_, before)| before < stage) {
+                let reason = Some(if stage == Stage::Expired { "expired" } else { "expires" });
+                let facts = || Facts { until: Some(*end), reason, ..Facts::default() };
+                self.notices.tell(Kind::CertificateExpiring, &endpoint.id, facts);
+            }
+        }
+    }
+}
+
+/// Both in milliseconds; `None`: it is not near.
+fn stage(left: i64, before: i64) -> Option<Stage> {
+    match left {
+        ..=0 => Some(Stage::Expired),
+        left if left > before => None,
+        1..=DAY => Some(Stage::LastDay),
+        left if left <= before / 2 => Some(Stage::HalfWay),
+        _ => Some(Stage::Near),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearer_the_end_the_further_the_stage() {
+        for (left, before, expected) in [
+            (15 * DAY, 14 * DAY, None),
+            (14 * DAY, 14 * DAY, Some(Stage::Near)),
+            (7 * DAY + 1, 14 * DAY, Some(Stage::Near)),
+            (7 * DAY, 14 * DAY, Some(Stage::HalfWay)),
+            (DAY + 1, 14 * DAY, Some(Stage::HalfWay)),
+            (DAY, 14 * DAY, Some(Stage::LastDay)),
+            (1, 14 * DAY, Some(Stage::LastDay)),
+            (0, 14 * DAY, Some(Stage::Expired)),
+            (-DAY, 0, Some(Stage::Expired)),
+            (1, 0, None),
+            (DAY / 24, DAY / 48, None),
+        ] {
+            assert_eq!(stage(left, before), expected, "{left} {before}");
+        }
+        assert!(
+            Stage::Near < Stage::HalfWay
+                && Stage::HalfWay < Stage::LastDay
+                && Stage::LastDay < Stage::Expired
+        );
     }
 }

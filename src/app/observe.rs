@@ -19,6 +19,7 @@ use crate::{
     kafka::{
         consumer::{self, TopicPartition},
         observer::Observer,
+        topics::wants_notices,
     },
     pipeline::{assignment::Shared, delivery::now, positions::Positions},
 };
@@ -70,7 +71,7 @@ impl Observation {
                 lag = Instant::now() + LAG;
             }
             if Instant::now() >= topics {
-                self.report(health, self.look_for_topics());
+                self.report(health, self.look_for_topics(shared));
                 topics = Instant::now() + TOPICS;
             }
             std::thread::sleep(STATE);
@@ -160,9 +161,11 @@ impl Observation {
         shared.lanes.set_own_lags(lags);
     }
 
-    fn look_for_topics(&self) -> Result<(), consumer::Error> {
+    fn look_for_topics(&self, shared: &Shared) -> Result<(), consumer::Error> {
         let all = self.observer.topics()?;
-        let sources = startup::sources(&self.settings, &all);
+        let snapshot = shared.registry.snapshot();
+        let notices = wants_notices(&self.settings.topics.prefix, snapshot.endpoints());
+        let sources = startup::sources(&self.settings, &all, notices);
         if let Err(error) = self.positions.ensure_starts(&sources) {
             warn!(%error, "the start of a new topic could not be noted down, it is not read yet");
             return Ok(());
@@ -176,6 +179,6 @@ impl Observation {
                 return Ok(());
             }
         }
-        self.group.subscribe(startup::subscribed(&self.settings, &all))
+        self.group.subscribe(startup::subscribed(&self.settings, &all, notices))
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     kafka::{
         consumer::{Budget, Consumer, TopicPartition},
         observer::Observer,
-        topics::Admin,
+        topics::{Admin, notices_topic},
     },
     pipeline::{
         assignment::{Assignment, Shared},
@@ -233,7 +233,9 @@ impl OwnQueues {
 
     /// The source topics that the endpoint selects.
     fn selected(&self, endpoint: &Endpoint, all: &Topics) -> Topics {
-        let mut sources = startup::sources(&self.0.options.settings, all);
+        let settings = &self.0.options.settings;
+        let notices = endpoint.asks_for(&notices_topic(&settings.topics.prefix));
+        let mut sources = startup::sources(settings, all, notices);
         if let Some(topics) = &endpoint.topics {
             sources.retain(|name, _| topics.iter().any(|topic| topic.matches(name)));
         }

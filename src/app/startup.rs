@@ -18,7 +18,7 @@ use crate::{
     kafka::{
         consumer::TopicPartition,
         observer::Observer,
-        topics::{self, Admin, Severity, diff, is_own, parse_tier},
+        topics::{self, Admin, Severity, Topic, diff, is_source, notices_topic, parse_tier, wants_notices},
     },
     pipeline::positions::{Error, Positions},
 };
@@ -38,7 +38,7 @@ pub(super) async fn topics(admin: &Admin, settings: &Settings, health: &Health) 
             }
         };
         health.brokers(true, None);
-        let missing = inspection.missing();
+        let (missing, notices) = without_notices(settings, inspection.missing());
         if !missing.is_empty() && !settings.topics.create {
             let names: Vec<_> = missing.iter().map(|topic| topic.name.as_str()).collect();
             bail!("topics are missing: {}; create them with: arauto topics --create", names.join(", "));
@@ -56,13 +56,38 @@ pub(super) async fn topics(admin: &Admin, settings: &Settings, health: &Health) 
                 Severity::Note | Severity::Unverified => info!(%topic, %key, %found, %wanted, "topic"),
             }
         }
-        match admin.create(&missing).await {
+        let (created, ()) = tokio::join!(admin.create(&missing), create_notices(admin, settings, &notices));
+        match created {
             Ok(()) => return Ok(()),
             Err(error @ topics::Error::Create { .. }) => {
                 return Err(error).context("create the topics yourself, or see: arauto topics");
             }
             Err(error) => wait_for_brokers(health, &error).await,
         }
+    }
+}
+
+/// The topic of notices nobody reads here can be missing: then they are not written, and everything else goes on.
+fn without_notices(settings: &Settings, missing: Vec<Topic>) -> (Vec<Topic>, Vec<Topic>) {
+    let prefix = &settings.topics.prefix;
+    if wants_notices(prefix, &settings.endpoints) {
+        return (missing, Vec::new());
+    }
+    let notices = notices_topic(prefix);
+    missing.into_iter().partition(|topic| topic.name != notices)
+}
+
+async fn create_notices(admin: &Admin, settings: &Settings, missing: &[Topic]) {
+    const MEND: &str = "arauto topics --create, or enabled = false in [notices]";
+    let topic = notices_topic(&settings.topics.prefix);
+    if missing.is_empty() {
+        return;
+    }
+    if !settings.topics.create {
+        return warn!(%topic, mend = MEND, "topic is missing, notices are not written");
+    }
+    if let Err(error) = admin.create(missing).await {
+        warn!(%topic, %error, mend = MEND, "topic not created, notices are not written");
     }
 }
 
@@ -118,8 +143,9 @@ fn begin(
             .ok_or_else(|| Error::State("the brokers did not tell the cluster's id".to_owned()))?,
     };
     let all = observer.topics()?;
-    let sources = sources(settings, &all);
-    let ours: Vec<TopicPartition> = subscribed(settings, &all)
+    let notices = wants_notices(&settings.topics.prefix, &settings.endpoints);
+    let sources = sources(settings, &all, notices);
+    let ours: Vec<TopicPartition> = subscribed(settings, &all, notices)
         .iter()
         .filter_map(|topic| Some((topic, all.get(topic)?)))
         .flat_map(|(topic, partitions)| {
@@ -130,22 +156,29 @@ fn begin(
         .collect();
     positions.check_not_expired(&ours)?;
     positions.ensure_starts(&sources)?;
-    Ok((subscribed(settings, &all), namespace.into()))
+    Ok((subscribed(settings, &all, notices), namespace.into()))
 }
 
-/// The source topics among all there are. Our own are never read as events, whatever a pattern says.
-pub(super) fn sources(settings: &Settings, all: &BTreeMap<String, Vec<i32>>) -> BTreeMap<String, Vec<i32>> {
-    let prefix = &settings.topics.prefix;
+/// The source topics among all there are; `notices`, if anybody wants those.
+pub(super) fn sources(
+    settings: &Settings,
+    all: &BTreeMap<String, Vec<i32>>,
+    notices: bool,
+) -> BTreeMap<String, Vec<i32>> {
     all.iter()
-        .filter(|(topic, _)| !is_own(prefix, topic) && settings.kafka.reads(topic))
+        .filter(|(topic, _)| is_source(settings, topic, notices))
         .map(|(topic, partitions)| (topic.clone(), partitions.clone()))
         .collect()
 }
 
 /// What the group reads: source topics that exist, and every retry tier there is.
-pub(super) fn subscribed(settings: &Settings, all: &BTreeMap<String, Vec<i32>>) -> Vec<String> {
+pub(super) fn subscribed(
+    settings: &Settings,
+    all: &BTreeMap<String, Vec<i32>>,
+    notices: bool,
+) -> Vec<String> {
     let tiers = all.keys().filter(|topic| parse_tier(&settings.topics.prefix, topic).is_some());
-    tiers.cloned().chain(sources(settings, all).into_keys()).collect()
+    tiers.cloned().chain(sources(settings, all, notices).into_keys()).collect()
 }
 
 async fn wait_for_brokers(health: &Health, error: &topics::Error) {

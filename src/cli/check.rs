@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::{
     config::settings::{Endpoint, Settings},
+    kafka::topics::{is_source, notices_topic, wants_notices},
     pipeline::{
         Event, Headers, Record,
         decode::Decoder,
@@ -59,7 +60,7 @@ pub(super) fn run(
     let report = Report {
         valid: true,
         endpoints: settings.endpoints.len(),
-        event: read_event(args)?.map(|record| explain(settings, record)),
+        event: read_event(args, &settings.topics.prefix)?.map(|record| explain(settings, record)),
     };
     if json {
         serde_json::to_writer(&mut *out, &report)?;
@@ -120,7 +121,7 @@ fn header(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-fn read_event(args: &Args) -> anyhow::Result<Option<Record>> {
+fn read_event(args: &Args, prefix: &str) -> anyhow::Result<Option<Record>> {
     let (Some(file), Some(topic)) = (&args.event, &args.topic) else {
         return Ok(None);
     };
@@ -133,7 +134,10 @@ fn read_event(args: &Args) -> anyhow::Result<Option<Record>> {
     let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
     let headers = args.headers.iter().map(|(name, value)| (Arc::from(name.as_str()), Some(bytes(value))));
     Ok(Some(Record {
-        topic: topic.as_str().into(),
+        topic: match topic.as_str() {
+            "@notices" => notices_topic(prefix).into(),
+            topic => topic.into(),
+        },
         partition: 0,
         offset: 0,
         timestamp: -1,
@@ -145,13 +149,13 @@ fn read_event(args: &Args) -> anyhow::Result<Option<Record>> {
 
 fn explain(settings: &Settings, record: Record) -> Explained {
     // The namespace only goes into ids that are not shown, see `id_note`.
-    let decoder =
-        Decoder::new(&settings.events, settings.events.namespace.as_deref().unwrap_or_default().into());
+    let namespace = settings.events.namespace.as_deref().unwrap_or_default().into();
+    let decoder = Decoder::new(&settings.events, namespace).with_notices(&settings.topics.prefix);
     let event = decoder.decode(record);
     let own_id = decoder.own_id(&event.headers, event.value.as_ref());
     let line = |endpoint: &Arc<Endpoint>| line(&event, endpoint);
     Explained {
-        read: settings.kafka.topics.iter().any(|topic| topic.matches(&event.topic)),
+        read: is_source(settings, &event.topic, wants_notices(&settings.topics.prefix, &settings.endpoints)),
         id_note: own_id.is_none().then(|| derived(settings)),
         id: own_id.map(|id| id.to_string()),
         endpoints: settings.endpoints.iter().map(line).collect(),
@@ -259,6 +263,11 @@ mod tests {
                 listen: None,
                 max_endpoint_series: 1000,
                 stalled_after: Duration::from_secs(60),
+            },
+            notices: settings::Notices {
+                enabled: true,
+                repeat: Duration::from_secs(3600),
+                certificate: Duration::from_secs(86_400),
             },
             log: settings::Log { level: "info".into(), format: settings::LogFormat::Auto },
             otel: None,

@@ -1,6 +1,6 @@
 //! Times as people write them, and unix milliseconds.
 
-use crate::config::value::parse_duration;
+use crate::{config::value::parse_duration, date};
 
 /// What a time may look like, for help texts and errors.
 pub(super) const FORMS: &str = "2h (ago), today, yesterday, 2026-01-31, 2026-01-31T08:00:00Z or unix seconds";
@@ -21,8 +21,8 @@ pub(super) fn parse(text: &str, now: i64) -> Option<i64> {
     if let Ok(ago) = parse_duration(text) {
         return Some(now - i64::try_from(ago.as_millis()).ok()?);
     }
-    let date: toml::value::Datetime = text.parse().ok()?;
-    match date {
+    let written: toml::value::Datetime = text.parse().ok()?;
+    match written {
         toml::value::Datetime { date: Some(day), time: None, offset: None } => {
             Some(days_from_civil(i64::from(day.year), i64::from(day.month), i64::from(day.day)) * DAY)
         }
@@ -45,11 +45,7 @@ pub(super) fn unix_millis(date: &toml::value::Datetime) -> Option<i64> {
 
 /// An RFC 3339 date of unix milliseconds, to the second.
 pub(super) fn rfc3339(millis: i64) -> String {
-    let seconds = millis.div_euclid(1000);
-    let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
-    let time = seconds.rem_euclid(86_400);
-    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    date::rfc3339(millis)
 }
 
 /// Days since 1970-01-01: <https://howardhinnant.github.io/date_algorithms.html#days_from_civil>.
@@ -59,18 +55,6 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year_of_era = year.rem_euclid(400);
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
-/// The way back: <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let month = (shifted + 2) % 12 + 1;
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day_of_year - (153 * shifted + 2) / 5 + 1)
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Context;
 
 use crate::{
-    config::settings::{Endpoint, Kafka, Queue, Settings, TopicSelector},
+    config::settings::{Endpoint, Kafka, Queue, Settings},
     kafka::{
         consumer::TopicPartition,
         observer::Observer,
-        topics::{is_own, parse_tier, state_topic},
+        topics::{is_source, notices_topic, parse_tier, state_topic, wants_notices},
     },
     pipeline::own::group_of,
 };
@@ -63,6 +63,9 @@ impl Group {
         let name = group_of(&settings.kafka.group, &endpoint.id);
         let (observer, topics) = look(&Kafka { group: name.clone(), ..settings.kafka.clone() })?;
         let wanted = |topic: &str| {
+            if topic == notices_topic(&settings.topics.prefix) {
+                return endpoint.asks_for(topic);
+            }
             let selectors = endpoint.topics.as_deref();
             selectors.is_none_or(|selectors| selectors.iter().any(|selector| selector.matches(topic)))
         };
@@ -122,16 +125,10 @@ fn look(kafka: &Kafka) -> anyhow::Result<(Observer, Topics)> {
     Ok((observer, topics))
 }
 
-/// The source topics among all there are. Our own are never read as events, whatever a pattern says.
+/// The source topics among all there are.
 fn sources(settings: &Settings, topics: &Topics, also: impl Fn(&str) -> bool) -> Vec<TopicPartition> {
-    let selected = |topic: &str| {
-        // The brokers' own topics are asked for by name or not at all.
-        let internal = topic.starts_with("__");
-        settings.kafka.topics.iter().any(|selector| {
-            selector.matches(topic) && (!internal || matches!(selector, TopicSelector::Name(_)))
-        })
-    };
-    partitions(topics, |topic| !is_own(&settings.topics.prefix, topic) && selected(topic) && also(topic))
+    let notices = wants_notices(&settings.topics.prefix, &settings.endpoints);
+    partitions(topics, |topic| is_source(settings, topic, notices) && also(topic))
 }
 
 fn partitions(topics: &Topics, wanted: impl Fn(&str) -> bool) -> Vec<TopicPartition> {

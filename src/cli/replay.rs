@@ -206,7 +206,8 @@ impl Work<'_> {
             Of::Letters => {
                 let options = replay.options.clone();
                 // Ids stand in the letters, none is derived.
-                let decoder = Arc::new(Decoder::new(events, "".into()));
+                let decoder = Decoder::new(events, "".into()).with_notices(&self.settings.topics.prefix);
+                let decoder = Arc::new(decoder);
                 let survey = if options.again || options.to.is_some() {
                     engine::survey(self.scanner, &replay.spans, &known.book)?
                 } else {

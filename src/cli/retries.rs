@@ -125,7 +125,7 @@ fn scan(
 
 /// The decoder; ids are in the records, so no namespace is needed.
 fn decoder(settings: &Settings) -> Decoder {
-    Decoder::new(&settings.events, "".into())
+    Decoder::new(&settings.events, "".into()).with_notices(&settings.topics.prefix)
 }
 
 /// What waits for one endpoint.

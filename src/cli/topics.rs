@@ -101,7 +101,13 @@ impl Args {
             .iter()
             .map(|operator| (operator.clone(), [instances.clone(), rights::of_operators(settings)].concat()));
         Plan {
-            topics: needed(&settings.topics, &settings.attempts, self.largest_event, []),
+            topics: needed(
+                &settings.topics,
+                &settings.attempts,
+                settings.notices.enabled,
+                self.largest_event,
+                [],
+            ),
             users: [(self.user.clone(), instances.clone())].into_iter().chain(operator).collect(),
             cluster: self.cluster.clone(),
         }

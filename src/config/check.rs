@@ -12,8 +12,8 @@ use super::{
     level,
     mistake::{Place, Report},
     settings::{
-        Admin, Attempts, Endpoint, Events, FactSource, IdSource, Kafka, Limits, Log, LogFormat, OnRemoved,
-        Protocol, Queue, Security, Settings, Start, Topics,
+        Admin, Attempts, Endpoint, Events, FactSource, IdSource, Kafka, Limits, Log, LogFormat, Notices,
+        OnRemoved, Protocol, Queue, Security, Settings, Start, Topics,
     },
     value::tier_name,
     written::{Key, List, Text, Written},
@@ -42,7 +42,15 @@ pub(super) fn settings(file: &File, rule: AddressRule<'_>, report: &mut Report) 
     let allow = allow_is_known(file, &security).then_some(&*security.allow);
     let judge = |url: &Url| allow.map_or(Ok(()), |allow| rule(allow, url));
     let https_only = security.https_only;
-    let context = endpoint::Context { defaults: &file.defaults, sources, https_only, judge: &judge };
+    let notices = notices(&file.notices);
+    let notices_topic = format!("{}.notices", topics.prefix);
+    let context = endpoint::Context {
+        defaults: &file.defaults,
+        sources,
+        notices: notices.enabled.then_some(&*notices_topic),
+        https_only,
+        judge: &judge,
+    };
     let endpoints = endpoints(file, &context, report);
     let limits = limits(&file.limits, &topics.tiers, &endpoints, report);
     own_queues(file, &endpoints, limits.own_queues, report);
@@ -58,6 +66,7 @@ pub(super) fn settings(file: &File, rule: AddressRule<'_>, report: &mut Report) 
         admin: admin(&file.admin, report),
         log: log(&file.log, report),
         otel: otel::otel(&file.otel, report),
+        notices,
         endpoints: endpoints.into_iter().map(|(_, endpoint)| Arc::new(endpoint)).collect(),
     }
 }
@@ -209,6 +218,14 @@ fn log(written: &file::Log, report: &mut Report) -> Log {
         report.add(key.place, format!("level in [log] is {}", key.value), wrong.to_string());
     }
     Log { level: text, format: written.format.or(LogFormat::Auto) }
+}
+
+fn notices(written: &file::Notices) -> Notices {
+    Notices {
+        enabled: written.enabled.or(true),
+        repeat: written.repeat.or(minutes(60)),
+        certificate: written.certificate.or(days(14)),
+    }
 }
 
 fn limits(

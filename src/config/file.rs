@@ -43,6 +43,8 @@ pub(super) struct File {
     pub(super) log: Log,
     /// `[otel]`
     pub(super) otel: Otel,
+    /// `[notices]`
+    pub(super) notices: Notices,
     /// `[defaults]`
     pub(super) defaults: Policy,
     /// `[[endpoints]]`, of this file and of the included ones.
@@ -177,6 +179,17 @@ pub(super) struct Otel {
     pub(super) timeout: Key<Duration>,
 }
 
+/// `[notices]`
+#[derive(Debug)]
+pub(super) struct Notices {
+    /// `enabled`: they are written.
+    pub(super) enabled: Key<bool>,
+    /// `repeat`: about the same thing at most one in this time.
+    pub(super) repeat: Key<Duration>,
+    /// `certificate`: how long before its end it is told of.
+    pub(super) certificate: Key<Duration>,
+}
+
 /// No wait, where none makes sense.
 pub(super) const ZERO: Duration = Duration::ZERO;
 /// The shortest time that is one.
@@ -214,6 +227,11 @@ impl File {
             }),
             log: t.section("log", "[log]", Log::read),
             otel: t.section("otel", "[otel]", Otel::read),
+            notices: t.section("notices", "[notices]", |t| Notices {
+                enabled: t.key("enabled", |v| v.flag()),
+                repeat: t.key("repeat", |v| v.duration(SECOND..=30 * DAY)),
+                certificate: t.key("certificate", |v| v.duration(ZERO..=LONG)),
+            }),
             defaults: t.section("defaults", "[defaults]", |t| Policy::read(t, endpoint::DEFAULTS)),
             endpoints: t.sections("endpoints", "[[endpoints]]", Endpoint::read),
         }

@@ -55,6 +55,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("admin", old.admin != new.admin),
         ("log", old.log.format != new.log.format),
         ("otel", old.otel != new.otel),
+        ("notices", old.notices != new.notices),
     ];
     sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }

@@ -35,6 +35,8 @@ pub struct Settings {
     pub log: Log,
     /// Where spans go; `None`: there are none.
     pub otel: Option<Otel>,
+    /// Notices.
+    pub notices: Notices,
     /// The endpoints, in the order they were written; ids are unique.
     pub endpoints: Vec<Arc<Endpoint>>,
 }
@@ -267,6 +269,17 @@ pub struct Otel {
     pub timeout: Duration,
 }
 
+/// `[notices]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notices {
+    /// They are written.
+    pub enabled: bool,
+    /// About the same thing of an endpoint at most one in this time.
+    pub repeat: Duration,
+    /// How long before its end a certificate is told of.
+    pub certificate: Duration,
+}
+
 /// One webhook receiver.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
@@ -274,7 +287,8 @@ pub struct Endpoint {
     pub id: Arc<str>,
     /// `http` or `https`, parsed, without user info or fragment.
     pub url: url::Url,
-    /// Source topics it wants; `None`: all. Entries select topics exactly as `kafka.topics` entries do.
+    /// Source topics it wants; `None`: all. Entries select topics exactly as `kafka.topics` entries do; the topic of
+    /// notices is selected by its name only.
     pub topics: Option<Vec<TopicSelector>>,
     /// Event type patterns; `None`: all. `*` stands for any run of characters.
     pub types: Option<Vec<String>>,
@@ -312,6 +326,14 @@ pub struct Endpoint {
     pub breaker: Breaker,
     /// Disabled when every attempt has failed for so long; `None`: never.
     pub disable_after: Option<Duration>,
+}
+
+impl Endpoint {
+    /// Does it ask for this topic by its name?
+    pub fn asks_for(&self, topic: &str) -> bool {
+        let is = |selector: &TopicSelector| matches!(selector, TopicSelector::Name(name) if name == topic);
+        self.topics.iter().flatten().any(is)
+    }
 }
 
 /// A rate: `count` per `per`.

@@ -3,7 +3,7 @@
 use super::{Area, Finding};
 use crate::{
     config::settings::Settings,
-    kafka::topics::{self, Found, Inspection, Severity, diff},
+    kafka::topics::{self, Found, Inspection, Severity, diff, notices_topic, wants_notices},
 };
 
 pub(super) fn look(settings: &Settings, inspection: &Inspection) -> Vec<Finding> {
@@ -57,6 +57,14 @@ fn sources(inspection: &Inspection) -> Vec<Finding> {
 
 fn missing(settings: &Settings, topic: &str) -> Finding {
     let told = "does not exist";
+    let prefix = &settings.topics.prefix;
+    if topic == notices_topic(prefix)
+        && !wants_notices(prefix, &settings.endpoints)
+        && !settings.topics.create
+    {
+        let mend = "arauto topics --create (topics.create is off), or enabled = false in [notices]";
+        return Finding::warning(Area::Topics, topic, "does not exist: notices are not written", mend);
+    }
     if settings.topics.create {
         let mend = "nothing: an instance creates it when it starts; or: arauto topics --create";
         Finding::warning(Area::Topics, topic, told, mend)

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,6 +22,9 @@ mod admin;
 
 /// What a retry or dead-letter record is larger than its event at most: its headers.
 const HEADER_ROOM: usize = 64 * 1024;
+
+/// How long notices are kept: over a weekend and a holiday.
+const NOTICES_RETENTION: Duration = Duration::from_secs(7 * 86_400);
 
 /// The brokers' default for `max.message.bytes`, taken for source topics that do not tell theirs.
 /// <https://kafka.apache.org/documentation/#brokerconfigs_message.max.bytes>
@@ -151,6 +155,11 @@ pub fn attempts_topic(settings: &settings::Settings) -> String {
     named.unwrap_or_else(|| format!("{}.{}", settings.topics.prefix, settings::Attempts::NAME))
 }
 
+/// The name of the topic of notices.
+pub fn notices_topic(prefix: &str) -> String {
+    format!("{prefix}.notices")
+}
+
 /// The delay of a retry tier by its name; `None` for other topics. `…retry.60s` is read too, though we would call it
 /// `…retry.1m`.
 pub fn parse_tier(prefix: &str, topic: &str) -> Option<Duration> {
@@ -163,11 +172,30 @@ pub fn is_own(prefix: &str, topic: &str) -> bool {
     topic.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// What is needed: the configured tiers and `0s`, tiers that exist besides, the dead-letter and the state topic, and that
-/// of the attempt log if there is to be one.
+/// Are events read from this topic? Our own are never, whatever a pattern says, but for the notices, when one of the
+/// endpoints asks for them.
+pub fn is_source(settings: &settings::Settings, topic: &str, notices: bool) -> bool {
+    if is_own(&settings.topics.prefix, topic) {
+        return notices && topic == notices_topic(&settings.topics.prefix);
+    }
+    settings.kafka.reads(topic)
+}
+
+/// Does any endpoint ask for notices?
+pub fn wants_notices<'e>(
+    prefix: &str,
+    endpoints: impl IntoIterator<Item = &'e Arc<settings::Endpoint>>,
+) -> bool {
+    let topic = notices_topic(prefix);
+    endpoints.into_iter().any(|endpoint| endpoint.asks_for(&topic))
+}
+
+/// What is needed: the configured tiers and `0s`, tiers that exist besides, the dead-letter and the state topic, that
+/// of the attempt log if there is to be one, and that of the notices, if they are wanted.
 pub fn needed<'a>(
     topics: &settings::Topics,
     attempts: &settings::Attempts,
+    notices: bool,
     largest_source_message: usize,
     existing: impl IntoIterator<Item = &'a str>,
 ) -> Vec<Topic> {
@@ -214,6 +242,14 @@ pub fn needed<'a>(
         let kept = attempts.retention.as_millis().to_string();
         topic(name, topics.partitions, vec![("cleanup.policy", "delete".to_owned()), ("retention.ms", kept)])
     }));
+    if notices {
+        let config = vec![
+            ("cleanup.policy", "delete".to_owned()),
+            ("retention.ms", NOTICES_RETENTION.as_millis().to_string()),
+        ];
+        // There are few, and people read them in their order.
+        needed.push(topic(notices_topic(&topics.prefix), 1, config));
+    }
     needed
 }
 
@@ -335,10 +371,13 @@ mod tests {
         let existing = ["hooks.retry.5s", "hooks.retry.30s", "hooks.retry.60s", "hooks.dead", "hooks.notes"];
         let attempts =
             |topic: Option<&str>| settings::Attempts { topic: topic.map(str::to_owned), retention: 7 * DAY };
-        let logged = needed(&topics, &attempts(Some("hooks.attempts")), 2_000_000, existing);
+        let logged = needed(&topics, &attempts(Some("hooks.attempts")), false, 2_000_000, existing);
         let config = [("cleanup.policy", "delete"), ("retention.ms", "604800000")];
         assert_eq!(logged[7..], [topic("hooks.attempts", &config)]);
-        let needed = needed(&topics, &attempts(None), 2_000_000, existing);
+        let without = needed(&topics, &attempts(None), false, 2_000_000, existing);
+        let mut needed = needed(&topics, &attempts(None), true, 2_000_000, existing);
+        let notices = needed.pop().unwrap();
+        assert_eq!((notices.name.as_str(), notices.partitions, &needed), ("hooks.notices", 1, &without));
         let names: Vec<&str> = needed.iter().map(|topic| topic.name.as_str()).collect();
         let tiers =
             ["hooks.retry.0s", "hooks.retry.5s", "hooks.retry.30s", "hooks.retry.1m", "hooks.retry.60s"];

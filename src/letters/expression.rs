@@ -201,6 +201,7 @@ mod tests {
             event_type: "order.paid".into(),
             tenant: None,
             priority: None,
+            notice: false,
         }
     }
 

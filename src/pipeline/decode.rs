@@ -11,7 +11,10 @@ use bytes::Bytes;
 use super::{Event, Headers, Record};
 use crate::{
     config::settings::{Events, FactSource, IdSource, Priority},
-    kafka::headers::{self, Envelope},
+    kafka::{
+        headers::{self, Envelope},
+        topics::notices_topic,
+    },
 };
 
 pub mod id;
@@ -28,6 +31,14 @@ pub struct Decoder {
     id: Vec<OwnId>,
     pointers: Pointers,
     namespace: Arc<str>,
+    notices: Option<Box<Notices>>,
+}
+
+/// The topic of our own notices; what they say of themselves stands where CloudEvents have it, whatever `[events]` says.
+#[derive(Debug)]
+struct Notices {
+    topic: String,
+    decoder: Decoder,
 }
 
 /// A fact source whose pointer, if it is one, is among those looked up together.
@@ -58,16 +69,35 @@ impl Decoder {
             IdSource::Fact(fact) => OwnId::Fact(source(fact, &mut pointers)),
         };
         let id = events.id.iter().map(own_id).collect();
-        Self { event_type, tenant, priority, id, pointers, namespace }
+        Self { event_type, tenant, priority, id, pointers, namespace, notices: None }
+    }
+
+    /// The same, and knows the notices of these topics of ours from events.
+    pub fn with_notices(mut self, prefix: &str) -> Self {
+        let json = |pointer: &str| vec![FactSource::Json(pointer.to_owned())];
+        let (event_type, tenant, id) = (json("/type"), json("/tenant"), vec![IdSource::CloudEvents]);
+        let events = Events { event_type, id, namespace: None, tenant, priority: Vec::new() };
+        let decoder = Self::new(&events, Arc::clone(&self.namespace));
+        self.notices = Some(Box::new(Notices { topic: notices_topic(prefix), decoder }));
+        self
+    }
+
+    /// Who decodes what comes from this topic; is it a notice?
+    fn of(&self, topic: &str) -> (&Self, bool) {
+        match &self.notices {
+            Some(notices) if notices.topic == topic => (&notices.decoder, true),
+            Some(_) | None => (self, false),
+        }
     }
 
     /// The event of a record of a source topic. Its `arauto-*` headers mean nothing there (anyone can write
     /// them) and are left out, so that they cannot be mistaken for ours on a retry topic.
     pub fn decode(&self, mut record: Record) -> Event {
         record.headers.0.retain(|(name, _)| !headers::is_ours(name));
-        let mut facts = Facts::of(self, &record.headers, record.value.as_ref());
-        let event_type = facts.first(&self.event_type).unwrap_or_else(|| Arc::clone(&record.topic));
-        let tenant = facts.first(&self.tenant);
+        let (decoder, notice) = self.of(&record.topic);
+        let mut facts = Facts::of(decoder, &record.headers, record.value.as_ref());
+        let event_type = facts.first(&decoder.event_type).unwrap_or_else(|| Arc::clone(&record.topic));
+        let tenant = facts.first(&decoder.tenant);
         let priority = facts.priority();
         let id = facts.own_id().unwrap_or_else(|| {
             id::of_coordinates(
@@ -90,15 +120,18 @@ impl Decoder {
             event_type,
             tenant,
             priority,
+            notice,
         }
     }
 
     /// The event a retry or dead-letter record carries: coordinates, key and id from its envelope, the other
     /// facts decoded again from its original headers and value.
     pub fn restore(&self, envelope: &Envelope, original: Headers, value: Option<Bytes>) -> Event {
-        let mut facts = Facts::of(self, &original, value.as_ref());
-        let event_type = facts.first(&self.event_type).unwrap_or_else(|| Arc::clone(&envelope.source_topic));
-        let tenant = facts.first(&self.tenant);
+        let (decoder, notice) = self.of(&envelope.source_topic);
+        let mut facts = Facts::of(decoder, &original, value.as_ref());
+        let event_type =
+            facts.first(&decoder.event_type).unwrap_or_else(|| Arc::clone(&envelope.source_topic));
+        let tenant = facts.first(&decoder.tenant);
         let priority = facts.priority();
         Event {
             topic: Arc::clone(&envelope.source_topic),
@@ -112,6 +145,7 @@ impl Decoder {
             event_type,
             tenant,
             priority,
+            notice,
         }
     }
 
@@ -251,6 +285,39 @@ mod tests {
         check(&[], Some(br#"{"type": true, "account": {"id": -1.50}}"#), ("true", Some("-1.50")));
         check(&[], Some(b"{\"type\": \"x\"} junk"), ("pagamentos.v2", None));
         check(&[], Some(b"\xff\x00"), ("pagamentos.v2", None));
+    }
+
+    #[test]
+    fn a_notice_is_read_as_the_cloudevent_it_is_whatever_the_configuration_says() {
+        let value: &[u8] =
+            br#"{"source": "arauto/shop", "id": "1-2", "type": "arauto.delivery.dead", "tenant": "acme"}"#;
+        let sent = |topic: &str| {
+            let headers = [
+                ("content-type", Some("application/cloudevents+json; charset=utf-8")),
+                ("ce_type", Some("forged")),
+                ("tenant", Some("umbrella")),
+            ];
+            Record { topic: topic.into(), ..record(&headers, Some(value)) }
+        };
+        let decoder = decoder(Vec::new()).with_notices("shop");
+        let id = id::of_cloudevent("arauto/shop", "1-2");
+        for (topic, notice, event_type, tenant) in [
+            ("shop.notices", true, "arauto.delivery.dead", "acme"),
+            ("shop.notices2", false, "forged", "umbrella"),
+        ] {
+            let event = decoder.decode(sent(topic));
+            let facts = (&*event.event_type, event.tenant.as_deref());
+            assert_eq!((event.notice, facts), (notice, (event_type, Some(tenant))), "{topic}");
+            assert_eq!(event.id == id, notice);
+            let reason = crate::pipeline::outcome::Reason::Timeout;
+            let envelope = Envelope::new(&event, "crm".into(), reason, 0, 0);
+            let restored = decoder.restore(&envelope, event.headers.clone(), event.value.clone());
+            let facts = (&*restored.event_type, restored.tenant.as_deref());
+            assert_eq!(
+                (restored.notice, facts, &restored.id),
+                (notice, (event_type, Some(tenant)), &event.id)
+            );
+        }
     }
 
     #[test]

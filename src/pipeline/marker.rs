@@ -226,6 +226,7 @@ mod tests {
             event_type: "order".into(),
             tenant: None,
             priority: None,
+            notice: false,
         };
         Envelope::new(&event, endpoint.into(), Reason::Status, 0, due)
     }

@@ -26,7 +26,7 @@ use crate::{
         consumer::{self, Consumer, TopicPartition},
         observer::{Followed, Observer},
         producer::{Outgoing, Producer},
-        topics::{parse_tier, state_topic},
+        topics::{notices_topic, parse_tier, state_topic},
     },
     metrics::{Metrics, Reset},
 };
@@ -157,6 +157,7 @@ impl Positions {
             if self.state().has_start(topic) {
                 continue;
             }
+            let is_notices = *topic == notices_topic(&self.options.prefix);
             let mut offsets = BTreeMap::new();
             for partition in partitions {
                 let of = TopicPartition { topic: topic.as_str().into(), partition: *partition };
@@ -164,6 +165,8 @@ impl Positions {
                 offsets.insert(
                     *partition,
                     match self.options.start {
+                        // What was told before anybody listened is no news any more.
+                        _ if is_notices => high,
                         settings::Start::Earliest => low,
                         settings::Start::Latest => high,
                     },

@@ -143,6 +143,7 @@ mod tests {
             event_type: event_type.into(),
             tenant: None,
             priority: None,
+            notice: false,
         }
     }
 

@@ -28,11 +28,16 @@ pub enum Verdict {
 
 /// The verdict on one event, the first that applies.
 pub fn explain(event: &Event, endpoint: &Endpoint) -> Verdict {
-    let topic = |topics: &Vec<TopicSelector>| topics.iter().any(|topic| topic.matches(&event.topic));
+    // Nobody gets notices who did not ask for them by name.
+    let asked = |topic: &TopicSelector| !event.notice || matches!(topic, TopicSelector::Name(_));
+    let topic = match &endpoint.topics {
+        Some(topics) => topics.iter().any(|topic| topic.matches(&event.topic) && asked(topic)),
+        None => !event.notice,
+    };
     let kind = |types: &Vec<String>| types.iter().any(|pattern| pattern::matches(pattern, &event.event_type));
     if !endpoint.enabled {
         Verdict::Disabled
-    } else if !endpoint.topics.as_ref().is_none_or(topic) {
+    } else if !topic {
         Verdict::NotTopic
     } else if !may_have(endpoint, event) {
         Verdict::NotTenant
@@ -54,6 +59,9 @@ impl Verdict {
         match self {
             Self::Wanted => "gets it".into(),
             Self::Disabled => "is disabled".into(),
+            Self::NotTopic if event.notice => {
+                "does not ask for notices: \"@notices\" is not among its topics".into()
+            }
             Self::NotTopic => format!("wants topics {}, not {:?}", topics(endpoint), event.topic),
             Self::NotTenant => {
                 let wanted = endpoint.tenant.as_deref().unwrap_or_default();

@@ -27,6 +27,7 @@ use crate::{
         topics::{dead_topic, tier_topic},
     },
     metrics::{Metrics, Produced, endpoint::Park},
+    notices::{DeadDelivery, Facts, Kind, Notices, excerpt},
     otel::End,
 };
 
@@ -60,6 +61,8 @@ pub struct Options {
     pub metrics: Metrics,
     /// Where trouble shows.
     pub health: Health,
+    /// Where dead letters are told of.
+    pub notices: Notices,
 }
 
 /// Ends deliveries, or hands them on through Kafka. Cheap to clone.
@@ -235,7 +238,7 @@ impl Settler {
                 sent => settler.count(settler.target(writing.to), sent),
             };
             match sent {
-                Ok(()) => settler.written(writing),
+                Ok(at) => settler.written(writing, at),
                 Err(trouble) => {
                     let again = settler.clone();
                     let retry = async move { again.write_again(writing, trouble, turn).await };
@@ -257,7 +260,7 @@ impl Settler {
         };
         loop {
             match sent {
-                Ok(()) => return self.written(writing),
+                Ok(at) => return self.written(writing, at),
                 Err(Error::TooLarge) if writing.shed() => target = self.target(writing.to),
                 Err(trouble) => {
                     if writing.delivery.ticket.partition().is_fenced() {
@@ -285,16 +288,16 @@ impl Settler {
     }
 
     /// Takes in what the brokers said of a record.
-    fn count(&self, target: &Target, sent: Result<Acknowledged, Error>) -> Result<(), Error> {
+    fn count(&self, target: &Target, sent: Result<Acknowledged, Error>) -> Result<Acknowledged, Error> {
         target.count(sent.is_ok());
         let acknowledged = sent?;
         if let Some(appended) = acknowledged.appended {
             self.0.options.metrics.clock_skew((appended - now()) as f64 / 1000.0);
         }
-        Ok(())
+        Ok(acknowledged)
     }
 
-    fn written(&self, writing: Writing) {
+    fn written(&self, writing: Writing, at: Acknowledged) {
         let Writing { delivery, to, reason, pending, .. } = writing;
         drop(pending);
         let endpoint = || self.0.options.metrics.endpoint(&delivery.endpoint);
@@ -311,10 +314,33 @@ impl Settler {
                 let Delivery { endpoint, status, .. } = &delivery;
                 let error = delivery.error.as_deref().map(headers::cut);
                 warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, error, "dead letter");
+                self.tell(&delivery, reason, at);
                 return delivery.end(End::Dead(reason));
             }
         }
         delivery.settle();
+    }
+
+    /// A dead letter is something to hear of, unless it is of a notice.
+    fn tell(&self, delivery: &Delivery, reason: Reason, at: Acknowledged) {
+        let (notices, event) = (&self.0.options.notices, delivery.event());
+        if event.notice {
+            return notices.suppress(Kind::DeliveryDead);
+        }
+        notices.tell(Kind::DeliveryDead, &delivery.endpoint, || Facts {
+            since: Some(delivery.first_seen),
+            reason: Some(reason.as_str()),
+            status: delivery.status,
+            error: delivery.error.as_deref().and_then(excerpt),
+            delivery: Some(DeadDelivery {
+                id: event.id.to_string(),
+                r#type: event.event_type.to_string(),
+                attempts: delivery.attempts,
+                letter: format!("{}:{}", at.partition, at.offset),
+                event: format!("{}:{}:{}", event.topic, event.partition, event.offset),
+            }),
+            ..Facts::default()
+        });
     }
 
     /// Dead-letters a tier record that cannot be read as a delivery, byte for byte, and returns once it is safe.

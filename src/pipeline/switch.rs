@@ -211,6 +211,11 @@ impl Facts {
         Some(self.state(id, Failing { at: after(Some(at), now), since: None, url }))
     }
 
+    /// Since when every attempt has failed, whatever the URL, as long as nobody said that one did not.
+    pub fn failing_since(&self, id: &str) -> Option<i64> {
+        self.0.get(id)?.failing.as_ref()?.since
+    }
+
     fn state<F: Fact>(&mut self, id: &str, fact: F) -> Entry {
         let known = F::of(self.0.entry(id.to_owned()).or_default());
         let fact = known.take().filter(|known| known.at() > fact.at()).unwrap_or(fact);

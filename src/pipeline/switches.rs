@@ -77,19 +77,23 @@ impl Switches {
         std::mem::take(&mut self.known().changed)
     }
 
-    /// Nothing is sent to this URL of the endpoint any more. Resolves to true when the brokers have that, after as
-    /// long as it takes; to false when the process ends before.
+    /// Nothing is sent to this URL of the endpoint any more; is that new? Resolves to true when the brokers have it,
+    /// after as long as it takes; to false when the process ends before.
     pub fn disable(
         &self,
         id: &str,
         why: Why,
         begun: i64,
         url: &Url,
-    ) -> impl Future<Output = bool> + Send + use<> {
+    ) -> (bool, impl Future<Output = bool> + Send + use<>) {
         warn!(endpoint = id, why = why.as_str(), "endpoint disabled, its deliveries are dead-lettered");
         let disabled = Disabled { why, begun, url: url_hash(url) };
-        let entry = self.change(id, |facts| facts.disable(id, disabled));
-        self.write(entry)
+        let mut is_new = false;
+        let entry = self.change(id, |facts| {
+            is_new = facts.get(id).disabled_for(&disabled.url).is_none();
+            facts.disable(id, disabled)
+        });
+        (is_new, self.write(entry))
     }
 
     /// Does what an operator says; resolves as [`Switches::disable`] does.
@@ -99,14 +103,26 @@ impl Switches {
         self.write(entry)
     }
 
-    /// Every attempt has failed since then; written down once.
-    pub fn note_failing(&self, id: &str, since: i64, url: &Url) {
-        self.note(id, |facts| facts.fails(id, since, url, now()));
+    /// Every attempt has failed since then; written down once. Did nobody know that it fails?
+    pub fn note_failing(&self, id: &str, since: i64, url: &Url) -> bool {
+        let mut is_new = false;
+        self.note(id, |facts| {
+            let known = facts.get(id).failing_since(&url_hash(url));
+            let entry = facts.fails(id, since, url, now());
+            is_new = known.is_none() && entry.is_some();
+            entry
+        });
+        is_new
     }
 
-    /// An attempt succeeded after others had failed.
-    pub fn note_success(&self, id: &str) {
-        self.note(id, |facts| facts.works(id, now()));
+    /// An attempt succeeded after others had failed; since when, if that was noted down.
+    pub fn note_success(&self, id: &str) -> Option<i64> {
+        let mut since = None;
+        self.note(id, |facts| {
+            since = facts.failing_since(id);
+            facts.works(id, now())
+        });
+        since
     }
 
     fn change(&self, id: &str, change: impl FnOnce(&mut Facts) -> Entry) -> Entry {

@@ -58,8 +58,9 @@ impl Index {
 
     /// The positions of the endpoints that want the event, ascending, each once.
     pub(super) fn find(&self, event: &Event) -> Vec<u32> {
-        let mut topics = vec![ANY];
-        self.topics.find(&event.topic, &mut topics);
+        // Nobody gets notices who did not ask for them by name.
+        let mut topics = if event.notice { Vec::new() } else { vec![ANY] };
+        self.topics.find(event, &mut topics);
         let mut types = vec![ANY];
         self.types.find(&event.event_type, &mut types);
         let tenant = event.tenant.as_ref().and_then(|tenant| self.tenants.get(&**tenant));
@@ -136,9 +137,10 @@ impl Topics {
         }
     }
 
-    fn find(&self, topic: &Arc<str>, found: &mut Vec<u32>) {
+    fn find(&self, event: &Event, found: &mut Vec<u32>) {
+        let topic = &event.topic;
         found.extend(self.names.get(&**topic));
-        if self.patterns.is_empty() {
+        if self.patterns.is_empty() || event.notice {
             return;
         }
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned();

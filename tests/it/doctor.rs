@@ -93,13 +93,13 @@ async fn a_sound_installation_has_no_problem_and_is_left_as_it_was() {
         examined.has("ok", "configuration", "arauto.toml", "1 endpoint", "");
         examined.has("ok", "brokers", rig.cluster.brokers(), "1 broker, over plain text", "");
         examined.has("ok", "topics", &rig.topic, "source topic, there", "");
-        examined.has("ok", "topics", &rig.prefix, "5 topics with the settings they need", "");
+        examined.has("ok", "topics", &rig.prefix, "6 topics with the settings they need", "");
         // There is one broker only.
-        examined.has("warning", "topics", &rig.prefix, "5 topics with one replica", "min.insync.replicas=2");
+        examined.has("warning", "topics", &rig.prefix, "6 topics with one replica", "min.insync.replicas=2");
         examined.has("ok", "rights", "create topics", "allowed", "");
         examined.has("ok", "rights", &rig.group, told, "");
-        examined.has("ok", "rights", "read topics", "6 topics can be read", "");
-        examined.has("ok", "rights", "write topics", "5 topics can be written", "");
+        examined.has("ok", "rights", "read topics", "7 topics can be read", "");
+        examined.has("ok", "rights", "write topics", "6 topics can be written", "");
         examined.has("ok", "clock", "brokers", " ms ", "");
         examined.has("ok", "endpoints", "shop", "accepts connections", "");
     }

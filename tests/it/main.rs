@@ -41,6 +41,7 @@ mod lanes;
 mod listen;
 mod logs;
 mod metrics;
+mod notices;
 mod ordering;
 mod otlp;
 mod own_queues;

@@ -44,6 +44,7 @@ const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("arauto_lane_in_flight", "gauge", &["endpoint"]),
     ("arauto_lane_queued", "gauge", &["endpoint"]),
     ("arauto_lane_waiting", "gauge", &["endpoint"]),
+    ("arauto_notices_total", "counter", &["kind", "result"]),
     ("arauto_parked_total", "counter", &["endpoint", "reason"]),
     ("arauto_partition_lag", "gauge", &["partition", "topic"]),
     ("arauto_partition_oldest_unsettled_seconds", "gauge", &["partition", "topic"]),

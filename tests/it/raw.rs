@@ -152,9 +152,18 @@ pub(crate) fn certificate(name: &str, alpn: &[&str]) -> (rustls::ServerConfig, S
 
 /// The same, valid until the last day of a year.
 pub(crate) fn certificate_until(name: &str, alpn: &[&str], year: i32) -> (rustls::ServerConfig, String) {
+    certificate_ending(name, alpn, (year, 12, 31))
+}
+
+/// The same, valid until the beginning of a day (UTC).
+pub(crate) fn certificate_ending(
+    name: &str,
+    alpn: &[&str],
+    (year, month, day): (i32, u8, u8),
+) -> (rustls::ServerConfig, String) {
     let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(year, 12, 31);
+    params.not_after = rcgen::date_time_ymd(year, month, day);
     params.distinguished_name.push(rcgen::DnType::CommonName, "a receiver");
     let signing_key = rcgen::KeyPair::generate().unwrap();
     let cert = params.self_signed(&signing_key).unwrap();

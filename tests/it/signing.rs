@@ -229,6 +229,7 @@ async fn send(client: &Client, url: &str, endpoint: &Endpoint, body: &[u8], stat
         event_type: "order.created".into(),
         tenant: None,
         priority: None,
+        notice: false,
     };
     let mut headers = Template::new(endpoint).unwrap().headers(&event, 1);
     let body = event.value.unwrap();

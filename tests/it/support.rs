@@ -74,6 +74,11 @@ impl Rig {
         format!("{}.dead", self.prefix)
     }
 
+    /// The name of the topic of notices.
+    pub(crate) fn notices(&self) -> String {
+        format!("{}.notices", self.prefix)
+    }
+
     /// The name of the state topic.
     pub(crate) fn state(&self) -> String {
         format!("{}.state", self.prefix)

@@ -106,6 +106,8 @@ impl OwnQueues {
     pub(super) fn cover(&self, endpoint: &Endpoint, all: &Topics) -> Result<(), Error> {
         let positions = &self.0.options.shared.positions;
         let selected = self.selected(endpoint, all);
+        // Of the notices, when this is the first who asks for them, nobody has noted down where they begin.
+        positions.ensure_starts(&selected)?;
         let noted = positions.queues().remove(&*endpoint.id);
         let running = self.stay(&endpoint.id);
         let (is_new, known) = (noted.is_none(), noted.unwrap_or_default());

@@ -100,7 +100,8 @@ impl Reader {
 
 /// Finds types and tenants; ids stand in the envelopes.
 pub(super) fn decoder(settings: &Settings) -> Arc<Decoder> {
-    Arc::new(Decoder::new(&settings.events, settings.events.namespace.as_deref().unwrap_or_default().into()))
+    let namespace = settings.events.namespace.as_deref().unwrap_or_default().into();
+    Arc::new(Decoder::new(&settings.events, namespace).with_notices(&settings.topics.prefix))
 }
 
 /// What is known of replays. Where there is no state topic yet nothing was ever replayed.

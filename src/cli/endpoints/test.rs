@@ -148,6 +148,7 @@ fn event(endpoint: &Endpoint, at: i64) -> anyhow::Result<Event> {
         event_type: TYPE.into(),
         tenant: endpoint.tenant.as_deref().map(Arc::from),
         priority: None,
+        notice: false,
     })
 }
 

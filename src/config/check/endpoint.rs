@@ -13,12 +13,17 @@ use super::{
     count, days, header, keys, policy, seconds, topic,
 };
 
+/// What selects the topic of notices, whatever it is called.
+const NOTICES: &str = "@notices";
+
 /// What an endpoint is checked against.
 pub(super) struct Context<'c> {
     /// `[defaults]`
     pub(super) defaults: &'c Policy,
     /// `kafka.topics`, when all of it could be read.
     pub(super) sources: Option<&'c [TopicSelector]>,
+    /// The topic of notices, when they are written.
+    pub(super) notices: Option<&'c str>,
     /// `security.https_only`
     pub(super) https_only: bool,
     /// Judges the URL's address.
@@ -133,6 +138,21 @@ fn topics(written: &Written, context: &Context<'_>, report: &mut Report) -> Opti
     }
     let mut topics = Vec::new();
     for item in &list.value.items {
+        if item.value.value == NOTICES {
+            match context.notices {
+                Some(topic) => topics.push(TopicSelector::Name(topic.to_owned())),
+                None => report.add(
+                    item.place,
+                    "the endpoint wants notices, and none are written",
+                    "write enabled = true in [notices]",
+                ),
+            }
+            continue;
+        }
+        if item.value.value.starts_with('@') {
+            report.add(item.place, format!("{} is no topic name", item.value), "did you mean \"@notices\"?");
+            continue;
+        }
         let Some(selector) = topic::selector(item, report) else {
             continue;
         };
@@ -144,6 +164,7 @@ fn topics(written: &Written, context: &Context<'_>, report: &mut Report) -> Opti
                 TopicSelector::Pattern(..) => None,
             });
             let help = match nearest(name, names) {
+                _ if context.notices == Some(name) => format!("write {NOTICES:?} for the notices"),
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => "add it to kafka.topics, or choose one that is there".to_owned(),
             };

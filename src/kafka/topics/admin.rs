@@ -62,7 +62,8 @@ impl Admin {
         let asked: Vec<&str> = own.iter().copied().chain(sources.iter().map(String::as_str)).collect();
         let mut configs = self.describe(any_broker(&metadata), &asked).await?;
         let largest = largest_message(sources.iter().filter_map(|topic| configs.get(topic)));
-        let needed = needed(&settings.topics, &settings.attempts, largest, own.iter().copied());
+        let (attempts, notices) = (&settings.attempts, settings.notices.enabled);
+        let needed = needed(&settings.topics, attempts, notices, largest, own.iter().copied());
         let found = needed.iter().filter_map(|topic| {
             let partitions = *existing.get(&topic.name)?;
             let replicas = replicas(&metadata, &topic.name);

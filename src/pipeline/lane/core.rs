@@ -109,6 +109,8 @@ pub(super) struct Ended {
     pub(super) recovered: bool,
     /// Every attempt has failed since then, this one included.
     pub(super) failing_since: Option<i64>,
+    /// The breaker was closed, and is open until then.
+    pub(super) opened: Option<i64>,
 }
 
 /// What the lane's share of the window is just now.
@@ -326,17 +328,19 @@ impl Core {
             self.breaker.abandoned(begun.breaker);
             return Ended::default();
         };
+        let was_closed = self.breaker.level() == 0;
         if self.breaker.ended(begun.breaker, ok, &endpoint.breaker, now) {
             // From a probe to full speed by a ramp.
             self.limit.start_over();
         }
         if ok {
             self.pace.arrived(attempt.duration, now);
-            return Ended { recovered: self.failing_since.take().is_some(), failing_since: None };
+            return Ended { recovered: self.failing_since.take().is_some(), ..Ended::default() };
         }
         self.pace.failed(attempt.duration);
         self.last_error = Some(describe(attempt));
-        Ended { recovered: false, failing_since: Some(*self.failing_since.get_or_insert(now)) }
+        let failing_since = Some(*self.failing_since.get_or_insert(now));
+        Ended { failing_since, opened: self.breaker.next_probe(now).filter(|_| was_closed), recovered: false }
     }
 
     /// An attempt was given up, or none was made.
@@ -659,6 +663,7 @@ mod tests {
             event_type: "order".into(),
             tenant: None,
             priority: None,
+            notice: false,
         };
         let held = std::sync::Arc::new(Held { event, bytes: window.bytes(1, 1).await });
         let class = window::Class::new(crate::config::settings::Priority::Normal, false);

@@ -32,6 +32,7 @@ use crate::{
     config::settings::Priority,
     http,
     metrics::Metrics,
+    notices::Notices,
     pipeline::{
         delivery::Delivery,
         settle::Settler,
@@ -83,6 +84,8 @@ pub struct Shared {
     pub tasks: Tasks,
     /// Where they count.
     pub metrics: Metrics,
+    /// Where they tell what people must hear of.
+    pub notices: Notices,
     /// Told when a lane that somebody waits for has room again.
     pub(super) room: Notify,
     /// Deliveries in lanes, and their bytes.
@@ -101,7 +104,7 @@ impl Shared {
         window: Arc<Window>,
         hold: Duration,
         switches: Switches,
-        (tasks, metrics): (Tasks, Metrics),
+        (tasks, metrics, notices): (Tasks, Metrics, Notices),
     ) -> Self {
         Self {
             client,
@@ -111,6 +114,7 @@ impl Shared {
             switches,
             tasks,
             metrics,
+            notices,
             room: Notify::new(),
             held: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use super::{InFlight, Lane, core::Begun, is_moved};
 use crate::{
     config::settings::Endpoint,
+    notices::{Facts, Kind, excerpt},
     pipeline::{
         delivery::{Delivery, millis, now},
         outcome::{self, Attempt, AttemptResult, Outcome, Reason},
         route::may_have,
-        switch::Why,
+        switch::{Why, url_hash},
     },
 };
 
@@ -99,21 +100,38 @@ impl Lane {
             (ended, state.core.disabled)
         };
         if ended.recovered {
-            self.shared.switches.note_success(&self.id);
+            let since = self.shared.switches.note_success(&self.id);
+            if since.is_some() {
+                let facts = || Facts { since, ..Facts::default() };
+                self.shared.notices.tell(Kind::EndpointRecovered, &self.id, facts);
+            }
+        }
+        if ended.opened.is_some() {
+            let facts = || Facts { until: ended.opened, ..last(attempt) };
+            self.shared.notices.tell(Kind::BreakerOpened, &self.id, facts);
         }
         let Some(since) = ended.failing_since else { return false };
         let failing = now.saturating_sub(since);
         // Of a short patience a restart must not forget most.
         let noted_after = endpoint.disable_after.map_or(NOTED_AFTER, |longest| NOTED_AFTER.min(longest / 4));
         if failing >= millis(noted_after) {
-            self.shared.switches.note_failing(&self.id, since, &endpoint.url);
+            let is_new = self.shared.switches.note_failing(&self.id, since, &endpoint.url);
+            if is_new {
+                let facts = || Facts { since: Some(since), ..last(attempt) };
+                self.shared.notices.tell(Kind::EndpointFailing, &self.id, facts);
+            }
         }
         !disabled && endpoint.disable_after.is_some_and(|longest| failing >= millis(longest))
     }
 
     /// Nothing is sent any more from now on; returns when every instance can know it, or false when that will not be.
     async fn disable(self: &Arc<Self>, why: Why, begun: i64, endpoint: &Endpoint) -> bool {
-        let written = self.shared.switches.disable(&self.id, why, begun, &endpoint.url);
+        let since = self.shared.switches.get(&self.id).failing_since(&url_hash(&endpoint.url));
+        let (is_new, written) = self.shared.switches.disable(&self.id, why, begun, &endpoint.url);
+        if is_new {
+            let facts = || Facts { since, reason: Some(why.as_str()), ..Facts::default() };
+            self.shared.notices.tell(Kind::EndpointDisabled, &self.id, facts);
+        }
         self.switched();
         written.await
     }
@@ -142,4 +160,18 @@ impl Lane {
         }
         self.shared.settler.later(delivery, reason);
     }
+}
+
+/// What a person wants to know of the last attempt.
+fn last(attempt: &Attempt) -> Facts {
+    let status = match attempt.result {
+        AttemptResult::Status(status) => Some(status),
+        AttemptResult::Timeout
+        | AttemptResult::Connect
+        | AttemptResult::Tls
+        | AttemptResult::Dns
+        | AttemptResult::Reset
+        | AttemptResult::Blocked => None,
+    };
+    Facts { status, error: excerpt(&attempt.detail), ..Facts::default() }
 }

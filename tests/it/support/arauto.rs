@@ -36,6 +36,14 @@ impl Arauto {
         arauto
     }
 
+    /// The same, trusting the certificates in this file.
+    pub(crate) async fn run_trusting(config: &Path, roots: &Path) -> Self {
+        let mut arauto =
+            Self::start_with(config, &[("SSL_CERT_FILE", roots.to_str().expect("a path of text"))]).await;
+        arauto.wait_until_ready(PATIENCE).await;
+        arauto
+    }
+
     /// `arauto run` with this file; its admin server answers, but it need not be ready yet.
     pub(crate) async fn start(config: &Path) -> Self {
         Self::start_with(config, &[]).await

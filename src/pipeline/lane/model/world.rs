@@ -563,5 +563,6 @@ pub(super) fn event(record: &Record) -> Event {
         event_type: "order.made".into(),
         tenant: None,
         priority: None,
+        notice: false,
     }
 }
