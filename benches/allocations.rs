@@ -9,7 +9,7 @@
 
 use std::{path::Path, time::Duration};
 
-use arauto::{app::App, config};
+use arauto::{app::App, config, log::Log};
 
 #[path = "rig/rig.rs"]
 #[allow(dead_code)] // What one bench has no use for another has.
@@ -54,7 +54,8 @@ fn measure(broker: &Broker, events: u64) {
     let runtime = rig::runtime();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = runtime.spawn(async move {
-        let app = App::new(settings).await.expect("it starts");
+        let (log, ..) = Log::new(&settings.log.level).expect("the level of the settings was checked");
+        let app = App::new(settings, log).await.expect("it starts");
         app.run(async { drop(stopped.await) }, None).await.expect("it runs until told otherwise");
     });
     let seen = |least: u64, every: Duration| {
