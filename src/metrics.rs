@@ -525,7 +525,7 @@ impl Families {
             stalled: gauge("arauto_stalled", "1 if work stands still that nothing holds back (what, says /readyz), else 0."),
             in_flight: gauge("arauto_in_flight", "Deliveries held in memory."),
             in_flight_bytes: gauge("arauto_in_flight_bytes", "Bytes of deliveries held in memory."),
-            window_used_ratio: ratio("arauto_window_used_ratio", "Share of the window in use, 0 to 1; near 1 for long: add instances."),
+            window_used_ratio: ratio("arauto_window_used_ratio", "Share in use of what lanes may fill of the window, 0 to 1; near 1 for long: add instances."),
             produce_pending: gauge("arauto_produce_pending", "Retry and dead-letter records not acknowledged yet."),
             partition_resets: counters("arauto_partition_resets_total", &["reason"], "Times the log of a partition changed under us."),
             events_lost: counters("arauto_events_lost_total", &["topic"], "Offsets that retention or truncation took before they were read."),

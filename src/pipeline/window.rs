@@ -60,10 +60,11 @@ impl Window {
         self.bytes.limit()
     }
 
-    /// The used share of whichever is scarcer, 0 to 1 (above 1 while one oversized event is in).
+    /// The used share of what lanes may fill, which is half of the window (`lane/lanes.rs`), of whichever is scarcer:
+    /// 0 to 1. What waits for other reasons may fill more than that, which is no more than full.
     pub fn used_ratio(&self) -> f64 {
-        let ratio = |pool: &Pool| pool.used() as f64 / pool.limit() as f64;
-        ratio(&self.places).max(ratio(&self.bytes))
+        let ratio = |pool: &Pool| pool.used() as f64 / (pool.limit() as f64 / 2.0);
+        ratio(&self.places).max(ratio(&self.bytes)).min(1.0)
     }
 
     async fn take(self: &Arc<Self>, kind: Kind, ask: Ask) -> Place {
@@ -145,6 +146,21 @@ mod tests {
         held.pop();
         assert!(futures_poll(&mut first).await.is_none(), "partition 1 holds two, partition 3 none");
         assert!(futures_poll(&mut second).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn it_is_full_when_lanes_can_have_no_more() {
+        let window = Arc::new(Window::new(10, 100));
+        let mut held = Vec::new();
+        for (bytes, expected) in [(0, 0.2), (0, 0.4), (35, 0.7), (0, 0.8), (0, 1.0), (0, 1.0), (60, 1.0)] {
+            if bytes > 0 {
+                held.push(window.bytes(1, bytes).await);
+            }
+            held.push(window.place(1, Class::Normal).await);
+            assert!((window.used_ratio() - expected).abs() < 1e-9, "{} of {expected}", window.used_ratio());
+        }
+        drop(held);
+        assert!(window.used_ratio().abs() < 1e-9);
     }
 
     #[tokio::test]
