@@ -44,6 +44,8 @@ pub struct Service {
     flush: mpsc::Receiver<oneshot::Sender<()>>,
     timeout: Duration,
     metrics: Metrics,
+    /// Where they go, as far as it may be shown.
+    collector: String,
     batch: Vec<SpanData>,
     failing: bool,
 }
@@ -70,6 +72,7 @@ impl Spans {
             flush: flushes,
             timeout: settings.timeout,
             metrics: metrics.clone(),
+            collector: settings.endpoint.origin().ascii_serialization(),
             batch: Vec::new(),
             failing: false,
         };
@@ -141,12 +144,13 @@ impl Service {
             Ok(()) => {
                 lost.none();
                 if std::mem::take(&mut self.failing) {
-                    info!("the collector takes spans again");
+                    info!(collector = self.collector, "the collector takes spans again");
                 }
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    warn!(%error, spans = lost.spans, "spans dropped, the collector does not take them");
+                    let Lost { spans, .. } = lost;
+                    warn!(collector = self.collector, %error, spans, "spans dropped, the collector does not take them");
                 }
             }
         }
@@ -209,6 +213,14 @@ fn resource(settings: &settings::Otel) -> Resource {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        future::IntoFuture as _,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
     use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status};
 
     use super::*;
@@ -259,6 +271,32 @@ mod tests {
         assert_eq!(dropped(&metrics), 1);
         drop(service);
         assert_eq!(dropped(&metrics), QUEUE as u64 + 1);
+    }
+
+    #[tokio::test]
+    async fn a_flush_sends_what_is_there_and_waits_for_no_more() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&requests);
+        let take = move || async move {
+            count.fetch_add(1, Ordering::SeqCst);
+        };
+        let collector = axum::serve(listener, axum::Router::new().fallback(take));
+        let metrics = Metrics::new(1);
+        let mut settings = settings(Duration::from_secs(20));
+        settings.endpoint = format!("http://{address}/v1/traces").parse().unwrap();
+        let (spans, service) = Spans::new(&settings, &metrics).unwrap();
+        // Two full batches and a part of one, which would wait for more.
+        for _ in 0..2 * BATCH + 3 {
+            spans.put(span());
+        }
+        tokio::select! {
+            () = service.run() => panic!("it runs until it is dropped"),
+            served = collector.into_future() => panic!("it serves until it is dropped: {served:?}"),
+            () = spans.flush(Instant::now() + Duration::from_secs(20)) => {}
+        }
+        assert_eq!((dropped(&metrics), requests.load(Ordering::SeqCst)), (0, 3));
     }
 
     #[tokio::test]
