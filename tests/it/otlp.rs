@@ -258,7 +258,7 @@ async fn dropped(promise: &str, endpoint: &str, spans: f64) {
             metrics.value("arauto_spans_dropped_total", &[]).is_some_and(|dropped| dropped >= spans)
         })
         .await;
-    assert!(arauto.logged("spans dropped, the collector does not take them").is_some());
+    arauto.wait_for_log("spans dropped, the collector does not take them").await;
     rig.cluster.produce(&[NewRecord::new(&rig.topic, "the last")]).await;
     hook.wait_for(EVENTS + 1, PATIENCE).await;
     assert_eq!(arauto.stop().await, 0);
