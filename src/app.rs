@@ -1,6 +1,4 @@
-//! The only file that sees everything: builds the parts, starts them, and takes them down in order.
-//!
-//! Down: stop intake → finish what is under way → hand on what waits → commit → leave the group → flush → end.
+//! The only file that sees everything: builds the parts and starts them. `app/down.rs` takes them down in order.
 
 use std::{
     net::SocketAddr,
@@ -10,15 +8,13 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::{
-    runtime::Handle,
-    time::{Instant, timeout_at},
-};
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use self::{
-    endpoints::Endpoints, group::Group, observe::Observation, own::OwnQueues, tasks::Tasks, watch::Watch,
+    down::Started, endpoints::Endpoints, group::Group, observe::Observation, own::OwnQueues, tasks::Tasks,
+    watch::Watch,
 };
 use crate::{
     admin::{
@@ -51,6 +47,7 @@ use crate::{
 };
 
 mod certificates;
+mod down;
 mod endpoints;
 mod group;
 pub mod load;
@@ -67,8 +64,6 @@ mod watch;
 
 /// How long the tasks may take to end when everything they worked for is done.
 const LAST_TASKS: Duration = Duration::from_secs(1);
-/// How long the end waits for the last records of the attempt log: they come in less, or probably not at all.
-const LAST_ATTEMPTS: Duration = Duration::from_secs(1);
 /// This part of the grace is kept for the last commit, for leaving the group and for the last records.
 const KEPT_OF_GRACE: u32 = 5;
 /// Lanes are looked at this often whether they can be taken down.
@@ -370,60 +365,7 @@ impl App {
         }
         Ok(())
     }
-
-    async fn take_down(&self, started: Option<Started>) -> anyhow::Result<()> {
-        self.health.stopping();
-        self.watch.supervisor().stopping();
-        self.stop.cancel();
-        let deadline = Instant::now() + self.settings.limits.shutdown_grace;
-        if let Some(Started { group, own, producer, attempts, committer, tracer, notices }) = started {
-            // Without brokers the client holds a last commit back for a whole session.
-            let ended = async { tokio::join!(group.ended(), own.ended()) };
-            if timeout_at(deadline, ended).await.is_err() {
-                warn!("the group could not be left in time, deliveries may be repeated");
-                // What is still out stays owed.
-                committer.assigned().iter().for_each(|(_, life)| life.fence());
-                own.fence();
-            }
-            notices.end();
-            let left = deadline.saturating_duration_since(Instant::now());
-            let flush = move || {
-                attempts.flush(left.min(LAST_ATTEMPTS));
-                producer.flush(left)
-            };
-            let flushed = self.tasks.spawn_blocking("flush", flush).await;
-            if !matches!(flushed, Ok(Ok(()))) {
-                warn!("not every record was acknowledged in time, their offsets are not committed");
-            }
-            if let Some(tracer) = tracer {
-                tracer.spans().flush(deadline.max(Instant::now() + LAST_TASKS)).await;
-            }
-        }
-        let left = self.tasks.close_and_wait(deadline.max(Instant::now() + LAST_TASKS)).await;
-        if left > 0 {
-            warn!(left, "tasks were still at work");
-        }
-        self.log.tell_all();
-        match self.tasks.take_failure() {
-            Some(failure) => Err(failure),
-            None => {
-                info!("stopped");
-                Ok(())
-            }
-        }
-    }
 }
 
 /// What a pipeline is given besides.
 type Given = (http::Client, Switches, Markers, (Option<Tracer>, Notices));
-
-/// What a started process has to end in order.
-struct Started {
-    group: Group,
-    own: OwnQueues,
-    producer: Producer,
-    attempts: attempts::Log,
-    committer: Arc<Committer>,
-    tracer: Option<Tracer>,
-    notices: Notices,
-}
