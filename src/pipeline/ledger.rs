@@ -150,6 +150,8 @@ impl Ledger {
         self.sequence += 1;
         let left = u32::try_from(endpoints.len()).expect("fewer endpoints than 2^32");
         if self.entries.is_empty() {
+            // Over a hole, which is worth a commit: nothing else may end for long.
+            self.dirty |= offset > self.base;
             self.base = offset;
         }
         if left == 0 && self.entries.is_empty() {

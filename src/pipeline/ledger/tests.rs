@@ -43,6 +43,19 @@ fn holes_are_stepped_over() {
 }
 
 #[test]
+fn a_hole_is_worth_a_commit() {
+    let mut ledger = Ledger::new(Position::at(0));
+    let a = ledger.open(0, 0, &[1]);
+    settled_by(&mut ledger, a, 1);
+    assert_eq!(ledger.take_commit().unwrap().offset, 1);
+    // A transaction's marker was at 1; what comes behind it is not settled for long.
+    ledger.open(2, 0, &[1]);
+    assert_eq!(ledger.take_commit().unwrap().offset, 2);
+    ledger.open(5, 0, &[1]);
+    assert_eq!(ledger.take_commit(), None);
+}
+
+#[test]
 fn an_event_for_nobody_is_settled() {
     let mut ledger = Ledger::new(Position::at(0));
     ledger.open(0, 0, &[]);
