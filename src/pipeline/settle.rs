@@ -312,7 +312,8 @@ impl Settler {
                 }
                 let (id, attempts) = (&delivery.event().id, delivery.attempts);
                 let Delivery { endpoint, status, .. } = &delivery;
-                let error = delivery.error.as_deref().map(headers::cut);
+                // What a receiver answered stays in the letter: it may repeat what was sent, secrets and all.
+                let error = delivery.error.as_deref().filter(|_| status.is_none()).map(headers::cut);
                 warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, error, "dead letter");
                 self.tell(&delivery, reason, at);
                 return delivery.end(End::Dead(reason));
