@@ -2,17 +2,22 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use tokio::{task::block_in_place, time::Instant};
+
 use crate::{
     config::settings::Endpoint,
     http::expiry::Expiry,
     metrics::Metrics,
     notices::{Facts, Kind, Notices},
-    pipeline::delivery::{millis, now},
+    pipeline::delivery::{millis, now as time},
     registry::Registry,
 };
 
 /// It is looked this often whether anything has changed, or come near; a new certificate is shown this late.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// A look that takes long is taken so much more seldom: it holds up who asks for an endpoint's series.
+const SELDOM: u32 = 100;
 
 const DAY: i64 = 86_400_000;
 
@@ -38,17 +43,22 @@ enum Stage {
 impl Certificates {
     /// Runs for ever.
     pub(super) async fn run(self) {
-        let (mut seen, mut ends) = (None, Vec::new());
-        let mut told: HashMap<Arc<str>, (i64, Stage)> = HashMap::new();
+        let (mut seen, mut ends, mut wait) = (None, Vec::new(), LOOK);
+        let mut told: HashMap<Arc<str>, Stage> = HashMap::new();
         loop {
             let now = (self.expiry.changes(), self.registry.snapshot().generation());
             if seen.replace(now) != Some(now) {
-                ends = self.look();
+                let begun = Instant::now();
+                // With a hundred thousand endpoints that takes a while.
+                ends = block_in_place(|| self.look());
+                wait = LOOK.max(begun.elapsed() * SELDOM);
                 let current: HashMap<&str, i64> = ends.iter().map(|(of, end)| (&*of.id, *end)).collect();
-                told.retain(|id, (end, _)| current.get(&**id) == Some(end));
+                // Some receivers show two in turn: what is near stays told.
+                let near = |end: &i64| stage(*end - time(), millis(self.before)).is_some();
+                told.retain(|id, _| current.get(&**id).is_some_and(near));
             }
             self.tell(&ends, &mut told);
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -64,11 +74,11 @@ impl Certificates {
         ends
     }
 
-    fn tell(&self, ends: &[(Arc<Endpoint>, i64)], told: &mut HashMap<Arc<str>, (i64, Stage)>) {
-        let now = now();
+    fn tell(&self, ends: &[(Arc<Endpoint>, i64)], told: &mut HashMap<Arc<str>, Stage>) {
+        let now = time();
         for (endpoint, end) in ends {
             let Some(stage) = stage(end - now, millis(self.before)) else { continue };
-            if told.insert(Arc::clone(&endpoint.id), (*end, stage)).is_none_or(|(_, before)| before < stage) {
+            if told.insert(Arc::clone(&endpoint.id), stage).is_none_or(|before| before < stage) {
                 let reason = Some(if stage == Stage::Expired { "expired" } else { "expires" });
                 let facts = || Facts { until: Some(*end), reason, ..Facts::default() };
                 self.notices.tell(Kind::CertificateExpiring, &endpoint.id, facts);

@@ -311,11 +311,14 @@ impl Endpoints {
         id: &str,
         reason: Option<&'static str>,
     ) {
-        match reason {
+        let before = match reason {
             Some(reason) => self.reasons.insert(id.to_owned(), reason),
             None => self.reasons.remove(id),
         };
-        self.show_disabled(families);
+        // All of them are counted anew: not for each of many of which nothing changed.
+        if before != reason {
+            self.show_disabled(families);
+        }
     }
 
     fn show_disabled(&mut self, families: &Families) {
