@@ -158,8 +158,10 @@ impl Limiter {
 
 impl Window {
     fn leave_out(&mut self, notice: Notice) {
-        let before = self.left_out.take().map_or(0, |left_out| left_out.count);
-        self.left_out = Some(Notice { count: before + notice.count, ..notice });
+        let count = notice.count + self.left_out.as_ref().map_or(0, |left_out| left_out.count);
+        // One that could not be written comes back late.
+        let newest = self.left_out.take().filter(|left_out| left_out.at > notice.at).unwrap_or(notice);
+        self.left_out = Some(Notice { count, ..newest });
     }
 }
 
@@ -233,6 +235,19 @@ mod tests {
                 assert_eq!(limiter.offer(notice(kind, endpoint, 1), 1), None);
             }
         }
+    }
+
+    #[test]
+    fn one_that_comes_back_late_does_not_hide_what_came_after_it() {
+        use Kind::{EndpointFailing, EndpointRecovered};
+        let mut limiter = Limiter::new(HOUR);
+        for at in 0..4 {
+            assert!(limiter.offer(notice(EndpointFailing, "crm", at), at).is_some());
+        }
+        assert_eq!(limiter.offer(notice(EndpointRecovered, "crm", 5), 5), None);
+        limiter.take_back(notice(EndpointFailing, "crm", 3), 30_000);
+        let due: Vec<_> = limiter.due(HOUR).into_iter().map(|notice| (notice.kind, notice.count)).collect();
+        assert_eq!(due, [(EndpointRecovered, 2)]);
     }
 
     #[test]
