@@ -69,6 +69,8 @@ const KEPT_OF_GRACE: u32 = 5;
 /// Lanes are looked at this often whether they can be taken down.
 const RETIRE: Duration = Duration::from_secs(15);
 
+const NO_CLIENT: &str = "the Kafka client cannot be made (kafka.properties)";
+
 /// One process of Arauto.
 pub struct App {
     settings: Arc<Settings>,
@@ -106,7 +108,7 @@ impl App {
         let registry = Arc::new(Registry::new(settings.endpoints.clone()));
         let settings = Arc::new(settings);
         let (stop, patience) = (CancellationToken::new(), settings.admin.stalled_after);
-        let watch = Watch::new(health.clone(), metrics.clone(), patience);
+        let watch = Watch::new(health.clone(), metrics.clone(), patience, settings.limits.drain);
         Ok(Self { settings, tasks, health, control, log, metrics, registry, admin, watch, stop })
     }
 
@@ -156,10 +158,8 @@ impl App {
 
     async fn start(&self, reload: Option<PathBuf>) -> anyhow::Result<Option<Started>> {
         let settings = &self.settings;
-        let producer = Producer::watched(&settings.kafka, self.metrics.clone())
-            .context("the Kafka client cannot be made (kafka.properties)")?;
-        let observer =
-            Observer::new(&settings.kafka).context("the Kafka client cannot be made (kafka.properties)")?;
+        let producer = Producer::watched(&settings.kafka, self.metrics.clone()).context(NO_CLIENT)?;
+        let observer = Observer::new(&settings.kafka).context(NO_CLIENT)?;
         let attempts = attempts::Log::new(settings, &self.metrics)?;
         let client = http::Client::new(Guard::new(&settings.security.allow)).context("no HTTP client")?;
         let admin = Admin::new(&settings.kafka)?;
@@ -177,10 +177,11 @@ impl App {
             runtime: Handle::current(),
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
+            alive: self.watch.pulses().polling.beats(),
             stop: self.stop.clone(),
         }));
         let (topics, namespace) = startup::positions(&positions, &observer, settings, &self.tasks).await?;
-        let notices = self.notices(&producer, &client);
+        let notices = self.notices(&client)?;
         let tracer = self.tracer()?;
         let given = (client, switches.clone(), markers, (tracer.clone(), notices.clone()));
         let shared = self.pipeline(&positions, (&producer, &attempts), given, namespace);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tracing::warn;
+use tracing::{debug, warn};
 
 pub use self::notice::{DeadDelivery, Facts, Kind};
 use self::{limit::Limiter, notice::Notice};
@@ -126,11 +126,14 @@ impl Notices {
         }
     }
 
-    /// The process ends: what was left out is told now.
-    pub fn end(&self) {
+    /// The process ends: what was left out is told now, and has so long to get through. Blocks its thread.
+    pub fn end(&self, longest: Duration) {
         let Some(inner) = &self.0 else { return };
         let left_out = inner.limiter().end(now());
         left_out.into_iter().for_each(|notice| inner.write(notice));
+        if let Err(error) = inner.producer.flush(longest) {
+            debug!(%error, "not every notice got through in time");
+        }
     }
 }
 

@@ -13,8 +13,11 @@ use crate::{
     pipeline::{attempts, commit::Committer},
 };
 
-/// How long the end waits for the last records of the attempt log: they come in less, or probably not at all.
-const LAST_ATTEMPTS: Duration = Duration::from_secs(1);
+/// How long the end waits for the last notices, and for the last records of the attempt log: they come in less, or
+/// probably not at all.
+const LAST_TOLD: Duration = Duration::from_secs(1);
+/// What the last spans have in any case.
+const LAST_SPANS: Duration = Duration::from_millis(200);
 
 /// What a started process has to end in order.
 pub(super) struct Started {
@@ -43,11 +46,11 @@ impl App {
                 committer.assigned().iter().for_each(|(_, life)| life.fence());
                 own.fence();
             }
-            notices.end();
             let flush = move || {
                 let left = || deadline.saturating_duration_since(Instant::now());
                 let flushed = producer.flush(left());
-                attempts.flush(left().min(LAST_ATTEMPTS));
+                notices.end(left().min(LAST_TOLD));
+                attempts.flush(left().min(LAST_TOLD));
                 flushed
             };
             let flushed = self.tasks.spawn_blocking("flush", flush).await;
@@ -55,7 +58,7 @@ impl App {
                 warn!("not every record was acknowledged in time, their offsets are not committed");
             }
             if let Some(tracer) = tracer {
-                tracer.spans().flush(deadline.max(Instant::now() + LAST_TASKS)).await;
+                tracer.spans().flush(deadline.max(Instant::now() + LAST_SPANS)).await;
             }
         }
         let left = self.tasks.close_and_wait(deadline.max(Instant::now() + LAST_TASKS)).await;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{App, certificates::Certificates};
+use anyhow::Context;
+
+use super::{App, NO_CLIENT, certificates::Certificates};
 use crate::{
     http,
     kafka::producer::Producer,
@@ -11,17 +13,8 @@ use crate::{
 
 impl App {
     /// Who tells what people must hear of, and who has something to tell besides the pipeline.
-    pub(super) fn notices(&self, producer: &Producer, client: &http::Client) -> Notices {
-        let settings = &self.settings;
-        let options = notices::Options {
-            prefix: settings.topics.prefix.clone(),
-            group: settings.kafka.group.clone(),
-            repeat: settings.notices.repeat,
-            producer: producer.clone(),
-            registry: Arc::clone(&self.registry),
-            metrics: self.metrics.clone(),
-        };
-        let notices = if settings.notices.enabled { Notices::new(options) } else { Notices::default() };
+    pub(super) fn notices(&self, client: &http::Client) -> anyhow::Result<Notices> {
+        let notices = if self.settings.notices.enabled { self.told_notices()? } else { Notices::default() };
         let until = self.tasks.token().clone();
         let told = notices.clone().run();
         self.tasks.spawn_needed("notices", async move { until.run_until_cancelled(told).await });
@@ -30,12 +23,26 @@ impl App {
             registry: Arc::clone(&self.registry),
             metrics: self.metrics.clone(),
             notices: notices.clone(),
-            before: settings.notices.certificate,
+            before: self.settings.notices.certificate,
         };
         let until = self.tasks.token().clone();
         self.tasks.spawn_needed("certificates", async move {
             until.run_until_cancelled(certificates.run()).await;
         });
-        notices
+        Ok(notices)
+    }
+
+    fn told_notices(&self) -> anyhow::Result<Notices> {
+        let settings = &self.settings;
+        // A client of its own: when the brokers refuse one record of an idempotent client, it first drains all it has.
+        let producer = Producer::new(&settings.kafka).context(NO_CLIENT)?;
+        Ok(Notices::new(notices::Options {
+            prefix: settings.topics.prefix.clone(),
+            group: settings.kafka.group.clone(),
+            repeat: settings.notices.repeat,
+            producer,
+            registry: Arc::clone(&self.registry),
+            metrics: self.metrics.clone(),
+        }))
     }
 }

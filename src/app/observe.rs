@@ -59,8 +59,10 @@ impl Observation {
         let (mut lag, mut topics) = (Instant::now(), Instant::now() + TOPICS);
         let mut turn = 0;
         while !stop.is_cancelled() {
-            self.pulse.beat();
+            // It may write to the state topic, for as long as it takes.
+            self.pulse.rest();
             self.positions.follow();
+            self.pulse.beat();
             self.endpoints.tell();
             if Instant::now() >= lag {
                 let mut ends = Ends::new();
@@ -136,8 +138,8 @@ impl Observation {
         let mut lags = HashMap::new();
         for (number, Seen { endpoint, consumer, lives }) in self.own.seen().into_iter().enumerate() {
             let mut lag = 0;
-            self.pulse.beat();
             for (of, life) in &lives {
+                self.pulse.beat();
                 let looked = match ends.get(of) {
                     Some(end) => Ok(*end),
                     None => self.observer.watermarks(of).map(|(_, end)| end),
@@ -151,6 +153,7 @@ impl Observation {
             if let Some(consumer) = consumer.filter(|_| number % TURNS == turn % TURNS) {
                 let partitions: Vec<_> = lives.iter().map(|(of, _)| of.clone()).collect();
                 let believed: Vec<_> = lives.iter().map(|(_, life)| life.believed_committed()).collect();
+                self.pulse.beat();
                 let Ok(committed) = consumer.committed(&partitions) else { continue };
                 for (((_, life), believed), committed) in lives.iter().zip(believed).zip(committed) {
                     life.compare_committed(believed, committed.map_or(-1, |(offset, _)| offset));
@@ -162,6 +165,8 @@ impl Observation {
     }
 
     fn look_for_topics(&self, shared: &Shared) -> Result<(), consumer::Error> {
+        // The starts of new topics are written down, for as long as it takes; the next look is the next sign of life.
+        self.pulse.rest();
         let all = self.observer.topics()?;
         let snapshot = shared.registry.snapshot();
         let notices = wants_notices(&self.settings.topics.prefix, snapshot.endpoints());

@@ -31,6 +31,12 @@ impl Pulse {
         self.beat_at(Instant::now());
     }
 
+    /// The same for whoever need not know what it is.
+    pub(super) fn beats(&self) -> Box<dyn Fn() + Send + Sync> {
+        let pulse = self.clone();
+        Box::new(move || pulse.beat())
+    }
+
     fn beat_at(&self, now: Instant) {
         self.last.store(millis(now.duration_since(self.begun)) + 1, Ordering::Relaxed);
     }
@@ -62,9 +68,9 @@ pub(super) struct Pulses {
 const RUNTIME: Duration = Duration::from_secs(30);
 /// The client leaves the group by itself when it was not polled for this long
 /// (<https://docs.confluent.io/platform/current/installation/configuration/consumer-configs.html#max-poll-interval-ms>).
-/// Giving partitions up takes `limits.drain`, and some seconds for the last commit.
+/// Giving partitions up takes `limits.drain` besides, and some seconds for the last commit.
 const POLLING: Duration = Duration::from_secs(300);
-/// Each of its looks ends within seconds; there may be one per partition.
+/// Each of its questions is answered within seconds, or is not; there may be one per partition.
 const OBSERVER: Duration = Duration::from_secs(300);
 
 impl Pulses {
@@ -74,16 +80,22 @@ impl Pulses {
     }
 
     /// The part that gives no sign of life any more, and for how long. A silence counts from `since` at the earliest: the
-    /// process itself may have been frozen. Whoever polls may wait for brokers that do not answer.
-    pub(super) fn stopped(&self, since: Instant, brokers_answer: bool, now: Instant) -> Option<String> {
+    /// process itself may have been frozen. Whoever talks to brokers may wait for some that do not answer; its silence
+    /// counts from when they answered again. Giving partitions up may take `drain`, and the thread that polls does it.
+    pub(super) fn stopped(
+        &self,
+        since: Instant,
+        answering: Option<Instant>,
+        drain: Duration,
+        now: Instant,
+    ) -> Option<String> {
         let rows = [
-            ("the runtime", &self.runtime, RUNTIME, true),
-            ("the polling thread", &self.polling, POLLING, brokers_answer),
-            ("the observing thread", &self.observer, OBSERVER, true),
+            ("the runtime", &self.runtime, RUNTIME, Some(since)),
+            ("the polling thread", &self.polling, POLLING + drain, answering),
+            ("the observing thread", &self.observer, OBSERVER, answering),
         ];
-        let watched = now.duration_since(since);
-        rows.into_iter().filter(|(.., counts)| *counts).find_map(|(name, pulse, most, _)| {
-            let silence = pulse.silence(now)?.min(watched);
+        rows.into_iter().find_map(|(name, pulse, most, from)| {
+            let silence = pulse.silence(now)?.min(now.duration_since(since.max(from?)));
             (silence > most).then(|| format!("{name} has given no sign of life for {} s", silence.as_secs()))
         })
     }
@@ -99,28 +111,33 @@ mod tests {
 
     #[test]
     fn a_part_that_hangs_is_named() {
-        // Which of the parts have begun (all at second 0), when it is looked, since when it is watched, whether brokers
+        // Which of the parts have begun (all at second 0), when it is looked, since when it is watched, since when brokers
         // answer.
-        type Row<'a> = (&'a [&'a str], u64, u64, bool, Option<&'a str>);
-        let rows: [Row<'_>; 9] = [
-            (&[], 10_000, 0, true, None),
-            (&["runtime", "polling", "observer"], 30, 0, true, None),
-            (&["runtime", "polling", "observer"], 31, 0, true, Some("the runtime")),
-            (&["runtime"], 31, 5, true, None),
-            (&["runtime"], 36, 5, true, Some("the runtime")),
-            (&["polling"], 300, 0, true, None),
-            (&["polling"], 301, 0, true, Some("the polling thread")),
-            (&["polling"], 10_000, 0, false, None),
-            (&["observer"], 301, 0, false, Some("the observing thread")),
+        type Row<'a> = (&'a [&'a str], u64, u64, Option<u64>, Option<&'a str>);
+        const DRAIN: u64 = 20;
+        let rows: [Row<'_>; 12] = [
+            (&[], 10_000, 0, Some(0), None),
+            (&["runtime", "polling", "observer"], 30, 0, Some(0), None),
+            (&["runtime", "polling", "observer"], 31, 0, None, Some("the runtime")),
+            (&["runtime"], 31, 5, Some(0), None),
+            (&["runtime"], 36, 5, Some(0), Some("the runtime")),
+            (&["polling"], 320, 0, Some(0), None),
+            (&["polling"], 321, 0, Some(0), Some("the polling thread")),
+            (&["polling"], 10_000, 0, None, None),
+            (&["polling"], 10_000, 0, Some(9_900), None),
+            (&["observer"], 301, 0, Some(0), Some("the observing thread")),
+            (&["observer"], 301, 0, Some(1), None),
+            (&["observer"], 10_000, 0, None, None),
         ];
-        for (begun, at, since, brokers_answer, expected) in rows {
+        for (begun, at, since, answering, expected) in rows {
             let pulses = Pulses::new();
             let all =
                 [("runtime", &pulses.runtime), ("polling", &pulses.polling), ("observer", &pulses.observer)];
             let zero = pulses.observer.begun;
             all.iter().filter(|(name, _)| begun.contains(name)).for_each(|(_, pulse)| pulse.beat_at(zero));
-            let [at, since] = [at, since].map(|second| zero + Duration::from_secs(second));
-            let stopped = pulses.stopped(since, brokers_answer, at);
+            let moment = |second| zero + Duration::from_secs(second);
+            let (at, drain) = (moment(at), Duration::from_secs(DRAIN));
+            let stopped = pulses.stopped(moment(since), answering.map(moment), drain, at);
             let name = |told: &String| told.split(" has given").next().map(str::to_owned);
             assert_eq!(stopped.as_ref().and_then(name).as_deref(), expected, "{begun:?} at {at:?}");
         }

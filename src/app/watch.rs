@@ -44,18 +44,20 @@ struct Inner {
     health: Health,
     metrics: Metrics,
     patience: Duration,
+    drain: Duration,
     pulses: Pulses,
     supervisor: Supervisor,
     pipeline: OnceLock<(Arc<Shared>, OwnQueues)>,
 }
 
 impl Watch {
-    /// Looks at nothing yet. Work that has not moved for `patience` is stalled.
-    pub(super) fn new(health: Health, metrics: Metrics, patience: Duration) -> Self {
+    /// Looks at nothing yet. Work that has not moved for `patience` is stalled; giving partitions up takes `drain`.
+    pub(super) fn new(health: Health, metrics: Metrics, patience: Duration, drain: Duration) -> Self {
         Self(Arc::new(Inner {
             health,
             metrics,
             patience,
+            drain,
             pulses: Pulses::new(),
             supervisor: Supervisor::new(),
             pipeline: OnceLock::new(),
@@ -99,6 +101,7 @@ impl Inner {
     fn run(&self, end: &mpsc::Receiver<()>) {
         let mut stalls = Stalls::new(self.patience);
         let (mut since, mut last, mut told) = (Instant::now(), Instant::now(), None);
+        let mut answering = None;
         while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             let now = Instant::now();
             if now.duration_since(last) > FROZEN {
@@ -106,7 +109,8 @@ impl Inner {
                 stalls.detector.forget();
             }
             last = now;
-            let alive = self.look_at_parts(since, now);
+            answering = self.health.are_brokers_reachable().then(|| answering.unwrap_or(now));
+            let alive = self.look_at_parts(since, answering, now);
             if let Some(pipeline) = self.pipeline.get().filter(|_| stalls.are_due(now)) {
                 self.look_for_stalls(&mut stalls, pipeline, now);
             }
@@ -115,9 +119,8 @@ impl Inner {
     }
 
     /// Do all parts give signs of life?
-    fn look_at_parts(&self, since: Instant, now: Instant) -> bool {
-        let brokers_answer = self.health.are_brokers_reachable();
-        let stopped = self.pulses.stopped(since, brokers_answer, now);
+    fn look_at_parts(&self, since: Instant, answering: Option<Instant>, now: Instant) -> bool {
+        let stopped = self.pulses.stopped(since, answering, self.drain, now);
         if let Some(stopped) = stopped.as_ref().filter(|_| self.health.stopped(now).is_none()) {
             error!(stopped, "a part of the process has stopped");
         }

@@ -103,6 +103,8 @@ pub struct Options {
     pub tasks: Tasks,
     /// Where resets are counted.
     pub metrics: Metrics,
+    /// Called while brokers are asked again and again where to begin, which the polling thread waits for.
+    pub alive: Box<dyn Fn() + Send + Sync>,
     /// Cancelled when the process stops.
     pub stop: CancellationToken,
 }
@@ -206,6 +208,7 @@ impl Positions {
         reads: &Reads,
     ) -> Option<Vec<Start>> {
         loop {
+            (self.options.alive)();
             match self.try_starts(consumer, partitions, reads) {
                 Ok(starts) => return Some(starts),
                 Err(_) if self.options.stop.is_cancelled() => return None,
@@ -218,6 +221,7 @@ impl Positions {
     /// Where a partition goes on whose position is not in the log any more, or whose log is another one.
     pub fn after_reset(&self, consumer: &Consumer, of: &TopicPartition, read_up_to: i64) -> Option<i64> {
         loop {
+            (self.options.alive)();
             match consumer.watermarks(of) {
                 Ok((low, high)) => {
                     let why = if read_up_to < low { Reset::OutOfRange } else { Reset::Truncated };
@@ -247,6 +251,7 @@ impl Positions {
         let committed = consumer.committed(partitions)?;
         let mut starts = Vec::with_capacity(partitions.len());
         for (of, committed) in partitions.iter().zip(committed) {
+            (self.options.alive)();
             // One partition without a leader must not keep the others waiting; when it can be read, a position that
             // is not in its log shows.
             let bounds = consumer.watermarks(of).inspect_err(|error| {
