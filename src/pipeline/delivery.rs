@@ -8,7 +8,7 @@ use std::{
 use super::{
     Event,
     lane::{Hold, Line},
-    outcome::{Attempt, AttemptResult, Reason, SoFar},
+    outcome::{Attempt, Reason, SoFar},
     ticket::Ticket,
     window::Place,
 };
@@ -187,15 +187,7 @@ impl Delivery {
         let so_far = SoFar { attempts, age: self.age(now), now_ms: now, gone_counts: true };
         self.attempts = self.attempts.saturating_add(1);
         self.parks = 0;
-        self.status = match attempt.result {
-            AttemptResult::Status(status) => Some(status),
-            AttemptResult::Timeout
-            | AttemptResult::Connect
-            | AttemptResult::Tls
-            | AttemptResult::Dns
-            | AttemptResult::Reset
-            | AttemptResult::Blocked => None,
-        };
+        self.status = attempt.result.status();
         self.error = Some(attempt.detail.clone()).filter(|detail| !detail.is_empty());
         so_far
     }

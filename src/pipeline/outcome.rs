@@ -26,6 +26,16 @@ pub enum AttemptResult {
     Blocked,
 }
 
+impl AttemptResult {
+    /// The status, if a status line was received.
+    pub fn status(self) -> Option<u16> {
+        match self {
+            Self::Status(status) => Some(status),
+            Self::Timeout | Self::Connect | Self::Tls | Self::Dns | Self::Reset | Self::Blocked => None,
+        }
+    }
+}
+
 /// A `Retry-After` header: either form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryAfter {

@@ -164,14 +164,5 @@ impl Lane {
 
 /// What a person wants to know of the last attempt.
 fn last(attempt: &Attempt) -> Facts {
-    let status = match attempt.result {
-        AttemptResult::Status(status) => Some(status),
-        AttemptResult::Timeout
-        | AttemptResult::Connect
-        | AttemptResult::Tls
-        | AttemptResult::Dns
-        | AttemptResult::Reset
-        | AttemptResult::Blocked => None,
-    };
-    Facts { status, error: excerpt(&attempt.detail), ..Facts::default() }
+    Facts { status: attempt.result.status(), error: excerpt(&attempt.detail), ..Facts::default() }
 }
