@@ -103,6 +103,8 @@ impl Fates {
             .endpoint(
                 Endpoint::new("silent", &self.silent.url())
                     .set("concurrency", 4)
+                    // Longer than the test: its first attempt is to be under way to the end.
+                    .set("timeout", "10m")
                     .set("types", ["s"].to_vec()),
             )
     }
@@ -161,6 +163,8 @@ async fn names_types_and_labels_are_the_contract_and_the_books_balance() {
     assert_eq!(metrics.sum("arauto_events_total", &[("topic", &rig.topic)]), all);
     assert_eq!(metrics.value("arauto_endpoints", &[]), Some(7.0));
 
+    fates.silent.script(|_| Reply::ok());
+    fates.silent.wake();
     assert_eq!(arauto.stop().await, 0);
 }
 
