@@ -45,6 +45,7 @@ mod parking;
 mod queue;
 pub mod report;
 mod runtime;
+mod trial;
 
 /// A lane that has done nothing for this long is taken down, if nothing would be forgotten …
 const IDLE: Duration = Duration::from_secs(60);
@@ -130,10 +131,10 @@ impl Lane {
         room
     }
 
-    /// Will it have room again in a moment, at its pace?
-    pub fn is_brisk(&self) -> bool {
+    /// How long is it waited for while it is full, before it is looked at again? `None`: it is too slow for that.
+    pub fn worth_waiting(&self) -> Option<Duration> {
         let bounds = self.bounds();
-        self.lock().core.is_brisk(bounds, now())
+        self.lock().core.worth_waiting(bounds, now())
     }
 
     /// Can it send nothing for long, whatever its rate?

@@ -6,10 +6,12 @@ use std::{collections::HashMap, time::Duration};
 use super::{
     breaker::{self, Breaker},
     flow::Flow,
+    lanes::LONGEST_MOMENT,
     limit::{Limit, Signal},
     order::{Line, Order},
     pace::Pace,
     queue::Queue,
+    trial::Trial,
 };
 use crate::{
     config::settings::{Endpoint, Ordering},
@@ -34,6 +36,11 @@ const THROTTLED: i64 = 1_000;
 /// Round trips from one attempt at a time to the default `concurrency`, doubling with each.
 const RAMP: f64 = 6.0;
 
+/// A lane that is slower than brisk by no more than this factor is tried …
+const NEARLY: f64 = 4.0;
+/// … for this part of a moment: long enough for others to run dry.
+const TRIED_FOR: f64 = 0.5;
+
 /// What a lane knows and decides. Times are unix milliseconds.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -43,6 +50,7 @@ pub(super) struct Core {
     pub(super) breaker: Breaker,
     pub(super) pace: Pace,
     flow: Flow,
+    trial: Trial,
     /// What this process itself adds to the duration of an attempt just now.
     pub(super) late: Duration,
     /// Attempts under way.
@@ -150,6 +158,7 @@ impl Core {
             breaker: Breaker::new(failing, now),
             pace: Pace::default(),
             flow: Flow::default(),
+            trial: Trial::default(),
             late: Duration::ZERO,
             in_flight: 0,
             moves: 0,
@@ -400,19 +409,32 @@ impl Core {
         self.first_wait.saturating_mul(1 << parks.min(20)).min(LONGEST_WAIT)
     }
 
-    /// Is half of its share gone in a moment, as fast as it has drained lately? While it speeds up that says little: then
-    /// it has to be at full speed within that moment. What a limit holds back is slow on purpose.
-    pub(super) fn is_brisk(&self, bounds: Bounds, now: i64) -> bool {
+    /// How long is it waited for while it is full, before it is looked at again? `None`: it is too slow for that.
+    pub(super) fn worth_waiting(&mut self, bounds: Bounds, now: i64) -> Option<Duration> {
+        if self.drains_within(bounds.moment, bounds, now) {
+            self.trial.passed();
+            return Some(LONGEST_MOMENT);
+        }
+        if !self.drains_within(bounds.moment * NEARLY, bounds, now) {
+            return None;
+        }
+        let remaining = self.trial.remaining(bounds.moment * TRIED_FOR, now)?;
+        Some(Duration::from_millis(remaining.unsigned_abs()))
+    }
+
+    /// Is half of its share gone within so many milliseconds, as fast as it has drained lately? While it speeds up that
+    /// says little: then it has to be at full speed within that time. What a limit holds back is slow on purpose.
+    fn drains_within(&self, moment: f64, bounds: Bounds, now: i64) -> bool {
         let throttled = self.slot.saturating_add(THROTTLED) > now;
         if throttled || self.is_blocked(bounds.hold, now) {
             return false;
         }
         if self.limit.is_ramping() {
-            let round_trip = bounds.moment / RAMP;
+            let round_trip = moment / RAMP;
             let soon = self.pace.mean().is_none_or(|mean| mean <= round_trip);
             return soon && self.flow.is_brisk(0, round_trip, now);
         }
-        self.flow.is_brisk(bounds.share.div_ceil(2), bounds.moment, now)
+        self.flow.is_brisk(bounds.share.div_ceil(2), moment, now)
     }
 
     /// Can nothing be sent within that time?
@@ -456,6 +478,7 @@ impl Core {
         self.breaker.forget();
         self.pace.start_over();
         self.flow.start_over();
+        self.trial.passed();
         (self.paused_until, self.slot, self.failing_since, self.last_error) = (0, 0, None, None);
     }
 
@@ -571,15 +594,48 @@ mod tests {
     fn one_that_cannot_send_is_not_waited_for() {
         let mut core = holding(1, 1);
         core.flow.begins(5_000);
-        assert!(core.is_brisk(BOUNDS, 5_025));
-        assert!(!core.is_brisk(BOUNDS, 5_026), "it has not been answered for longer than it may take");
-        core.pace.arrived(Duration::from_millis(26), 5_000);
-        assert!(!core.is_brisk(BOUNDS, 5_000), "at full speed only after six times as long");
-        core.pace.start_over();
-        core.slot = 4_001;
-        assert!(!core.is_brisk(BOUNDS, 5_000));
+        assert_eq!(core.worth_waiting(BOUNDS, 5_025), Some(LONGEST_MOMENT));
+        // It has not been answered for longer than it may take: it is tried, once.
+        let tried = |left| Some(Duration::from_millis(left));
+        assert_eq!(core.worth_waiting(BOUNDS, 5_026), tried(75));
+        assert_eq!(core.worth_waiting(BOUNDS, 5_100), tried(1));
+        assert_eq!(core.worth_waiting(BOUNDS, 5_101), None);
+        core.start_over();
+        core.flow.begins(6_000);
+        core.pace.arrived(Duration::from_millis(26), 6_000);
+        assert_eq!(
+            core.worth_waiting(BOUNDS, 6_000),
+            tried(75),
+            "at full speed only after six times as long"
+        );
+        core.start_over();
+        core.pace.arrived(Duration::from_millis(101), 6_000);
+        assert_eq!(core.worth_waiting(BOUNDS, 6_000), None, "far too late");
+        core.start_over();
+        core.slot = 5_001;
+        assert_eq!(core.worth_waiting(BOUNDS, 6_000), None);
         (core.slot, core.paused) = (0, true);
-        assert!(!core.is_brisk(BOUNDS, 5_000));
+        assert_eq!(core.worth_waiting(BOUNDS, 6_000), None);
+    }
+
+    #[test]
+    fn one_that_is_slower_than_brisk_is_tried_and_waited_for_again_when_that_made_it_brisk() {
+        let mut core = holding(1, 1);
+        core.limit.set_most(1);
+        let end = |core: &mut Core, from: i64, gap: i64| {
+            (0..200).for_each(|n| core.flow.ended(true, from + n * gap));
+            from + 199 * gap
+        };
+        // Half of its share is five, which may take 150 ms.
+        let now = end(&mut core, 0, 40);
+        assert_eq!(core.worth_waiting(BOUNDS, now), Some(Duration::from_millis(75)));
+        assert_eq!(core.worth_waiting(BOUNDS, now + 75), None);
+        let now = end(&mut core, now, 20);
+        assert_eq!(core.worth_waiting(BOUNDS, now), Some(LONGEST_MOMENT));
+        let now = end(&mut core, now, 40);
+        assert_eq!(core.worth_waiting(BOUNDS, now), Some(Duration::from_millis(75)));
+        let now = end(&mut core, now, 130);
+        assert_eq!(core.worth_waiting(BOUNDS, now), None, "four times as long and more");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 /// Weight of the newest gap in the mean: a few dozen attempts are remembered.
 const NEWEST: f64 = 1.0 / 32.0;
+/// A gap counts as this multiple of the mean at most, and as a tick of the clock more: one hiccup of the machine is no
+/// news, a dozen gaps are.
+const SURGE: f64 = 8.0;
 
 /// The flow of one lane. Times are unix milliseconds.
 #[derive(Debug, Default)]
@@ -24,7 +27,8 @@ impl Flow {
     pub(super) fn ended(&mut self, backlog: bool, now: i64) {
         if self.backlog {
             let gap = (now - self.last).max(0) as f64;
-            self.gap = Some(self.gap.map_or(gap, |mean| mean + (gap - mean) * NEWEST));
+            let follow = |mean: f64| mean + (gap.min(mean * SURGE + 1.0) - mean) * NEWEST;
+            self.gap = Some(self.gap.map_or(gap, follow));
         }
         (self.last, self.backlog) = (now, backlog);
     }
@@ -76,6 +80,17 @@ mod tests {
         flow.begins(1_000);
         assert!(flow.is_brisk(1_000, 150.0, 1_150));
         assert!(!flow.is_brisk(1_000, 150.0, 1_151));
+    }
+
+    #[test]
+    fn one_hiccup_is_no_news() {
+        let mut flow = flow(1, 100);
+        flow.ended(true, 300);
+        assert!(flow.is_brisk(100, 150.0, 301));
+        for n in 1..=40 {
+            flow.ended(true, 300 + n * 50);
+        }
+        assert!(!flow.is_brisk(10, 150.0, 2_301), "forty are");
     }
 
     #[test]

@@ -8,9 +8,10 @@
 //! and can send), the full lane stands in its way: the oldest of what it holds is parked until it is below half, or,
 //! if all of that is under way, what it was to get. Otherwise the partition is simply not read: Kafka is the queue, and
 //! a lane that is alone, or as busy as all others, is never parked. Nor is a brisk one, which at its measured pace has
-//! room again in a moment: writing and reading its deliveries once more would take longer. A lane that cannot send within `hold` (breaker,
-//! pause, far slot) counts as full as soon as another one that was fed before has room, and keeps but one delivery to
-//! probe with. Between full and half lies the hysteresis; no clock decides. A retry tier is always read on, so
+//! room again in a moment: writing and reading its deliveries once more would take longer. One that misses that by little is
+//! tried (`trial.rs`): it may be slow only because the others take the machine from it. A lane that cannot send within
+//! `hold` (breaker, pause, far slot) counts as full as soon as another one that was fed before has room, and keeps but
+//! one delivery to probe with. Between full and half lies the hysteresis. A retry tier is always read on, so
 //! that nobody's parked first attempt waits there behind others: what it has for a full lane takes the place of the
 //! oldest fresh delivery, or of what is due last, and is written anew only when it is that itself, or when the lane
 //! cannot send. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
@@ -62,7 +63,7 @@ const REMEMBERED: usize = 512;
 const WAITED_FOR: f64 = 33.0;
 
 /// The longest moment: how long, at most, others wait for a lane that was fast until now.
-const LONGEST_MOMENT: Duration = Duration::from_millis(300);
+pub(super) const LONGEST_MOMENT: Duration = Duration::from_millis(300);
 
 /// A partition that waits for room looks again after this long: a lane may have come to have room without giving
 /// anything back, because others hold less or its pause is over.
@@ -224,15 +225,15 @@ impl Lanes {
                     }
                     Standing::Blocked => break true,
                     Standing::Full => {
-                        let brisk = lane.is_brisk();
-                        if !brisk && from_tier {
+                        let wait = lane.worth_waiting();
+                        if wait.is_none() && from_tier {
                             break lane.make_way();
                         }
-                        if !brisk && self.another_has_room(fed, &lane) {
+                        if wait.is_none() && self.another_has_room(fed, &lane) {
                             break lane.park_oldest();
                         }
                         // It looks again in any case.
-                        drop(timeout(if brisk { LONGEST_MOMENT } else { LOOK_AGAIN }, room).await);
+                        drop(timeout(wait.unwrap_or(LOOK_AGAIN), room).await);
                     }
                 }
                 if lane.is_moved(delivery) {
