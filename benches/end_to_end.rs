@@ -289,7 +289,6 @@ struct Case {
 
 impl Case {
     fn arauto(&self) -> Killed {
-        *LAST.lock().unwrap() = self.dir.clone();
         process::arauto(&self.dir, &self.config)
     }
 
@@ -434,10 +433,6 @@ impl Bench {
 }
 
 /// Waits until everything arrived, and checks that it did.
-static LAST: std::sync::Mutex<PathBuf> = std::sync::Mutex::new(PathBuf::new());
-fn paths_of(out: &str) -> String {
-    format!("{} lanes", out.lines().filter(|l| l.starts_with("arauto_lane_concurrency_limit")).count())
-}
 fn finished(address: &str, deliveries: u64, mut senders: Vec<Killed>, more: &str) -> Figure {
     let mut report = receiver::Report::default();
     wait_for("everything to arrive", || {
@@ -447,37 +442,6 @@ fn finished(address: &str, deliveries: u64, mut senders: Vec<Killed>, more: &str
         report.all.unique >= deliveries
     });
     let used: Vec<_> = senders.iter().map(Killed::usage).collect();
-    let dir = LAST.lock().unwrap().clone();
-    let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
-    let addr = log.split('"').find(|t| t.starts_with("127.0.0.1:")).unwrap_or("").to_owned();
-    let out = Command::new("curl").arg("-s").arg(format!("http://{addr}/metrics")).output().unwrap();
-    let out = String::from_utf8_lossy(&out.stdout);
-    let sum = |name: &str| {
-        out.lines()
-            .filter(|l| l.starts_with(name))
-            .map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
-            .sum::<f64>()
-    };
-    let parts: Vec<_> = out.lines().filter(|l| l.starts_with("arauto_parked_total")).collect();
-    println!(
-        "  {} rate {:.0} cpu {:.1} parked {} retried {} limits {}",
-        paths_of(&out),
-        report.all.rate(),
-        used.iter().map(|used| used.cpu).sum::<f64>() * 1e6 / deliveries as f64,
-        sum("arauto_parked_total"),
-        sum("arauto_retries_total"),
-        out.lines()
-            .filter(|l| l.starts_with("arauto_lane_concurrency_limit"))
-            .map(|l| l.rsplit(' ').next().unwrap())
-            .collect::<Vec<_>>()
-            .join(",")
-    );
-    for l in log.lines().filter(|l| l.starts_with("PARK") || l.contains("partitions assigned")).take(14) {
-        println!("        {l}");
-    }
-    for p in parts.iter().filter(|l| !l.ends_with(" 0")) {
-        println!("     {p}");
-    }
     let stats = report.all;
     assert_eq!((stats.unique, report.refused), (deliveries, 0), "everything arrived, and was answered 2xx");
     assert!(stats.requests < deliveries + deliveries / 100 + 10, "{} requests, {more}", stats.requests);
