@@ -1,26 +1,37 @@
-//! One attempt over HTTP: the only place that names hyper and reqwest.
+//! One attempt over HTTP: the only place that names hyper, h2 and reqwest.
 //!
-//! Attempts are made with hyper's client, which is what reqwest is made of: per attempt it costs a third less CPU than
-//! with reqwest's layers around it, none of which (redirects, cookies, decoding, proxies) is wanted here. What asks an
-//! admin server ([`ask`]) uses reqwest.
+//! Attempts go over connections of hyper (HTTP/1.1) and h2 (HTTP/2), which is what reqwest is made of, without its layers
+//! (redirects, cookies, decoding, proxies) and without hyper's pooled client: none of that is wanted here, and it took as
+//! much CPU as all of signing (`sender.rs`). What asks an admin server ([`ask`]) uses reqwest.
 //!
-//! One pooled client for all endpoints; per endpoint only a [`Target`]. Never follows a redirect, never reads a
+//! One set of connections for all endpoints; per endpoint only a [`Target`]. Never follows a redirect, never reads a
 //! proxy from the environment, never decodes a body, never returns an error: a failing endpoint is an [`Attempt`].
 
-use std::{error::Error as StdError, fmt::Write as _, io, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt::Write as _,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
 use http_types::{
-    HeaderMap, HeaderValue, Method, Request, Uri,
-    header::{ACCEPT, HOST, RETRY_AFTER},
+    HeaderMap, HeaderValue, Uri,
+    header::{ACCEPT, RETRY_AFTER},
 };
-use hyper::body::{Body as _, Incoming};
-use hyper_util::client::legacy::{self, connect::Connect};
+use hyper_util::client::legacy::connect::Connected;
 use tokio::time::{Instant, timeout_at};
-use url::Url;
+use url::{Position, Url};
 
-use self::{connect::Sender, expiry::Expiry, guard::Unresolved};
+use self::{
+    expiry::Expiry,
+    guard::Unresolved,
+    sender::{
+        Answer, Failure, Sender,
+        host::{Host, Hosts, Origin},
+    },
+};
 use crate::pipeline::outcome::{Attempt, AttemptResult, RetryAfter};
 
 pub mod ask;
@@ -31,6 +42,7 @@ pub mod expiry;
 pub mod forward;
 pub mod guard;
 pub mod probe;
+mod sender;
 pub mod timed;
 
 /// How much of an answer's body is read, so that its connection can be used again (design, section 5).
@@ -50,8 +62,12 @@ pub struct Client {
 pub struct Target {
     url: Url,
     uri: Uri,
-    /// What the client would make for each request again; HTTP/2, which has no such header, needs TLS here.
-    host: Option<HeaderValue>,
+    /// What HTTP/1.1 asks for, and of whom.
+    path: Uri,
+    name: HeaderValue,
+    origin: Origin,
+    /// Where the connections are kept, once somebody has sent there.
+    host: OnceLock<Arc<Host>>,
     timeout: Duration,
 }
 
@@ -73,8 +89,21 @@ impl Target {
     /// A URL (`http` or `https`) and the longest time one attempt may take, body included.
     pub fn new(url: &Url, timeout: Duration) -> Result<Self, Error> {
         let uri: Uri = url.as_str().parse()?;
-        let host = (url.scheme() == "http").then(|| host(url)).flatten();
-        Ok(Self { uri, host, url: url.clone(), timeout })
+        let path = uri.path_and_query().map_or(Ok(Uri::default()), |path| path.as_str().parse())?;
+        Ok(Self {
+            uri,
+            path,
+            name: name(url).unwrap_or(HeaderValue::from_static("")),
+            origin: url[..Position::BeforePath].into(),
+            host: OnceLock::new(),
+            url: url.clone(),
+            timeout,
+        })
+    }
+
+    fn host(&self, hosts: &Arc<Hosts>) -> Arc<Host> {
+        let host = self.host.get_or_init(|| hosts.host(&self.origin));
+        if host.is_of(hosts) { Arc::clone(host) } else { hosts.host(&self.origin) }
     }
 
     fn is_https(&self) -> bool {
@@ -111,17 +140,17 @@ impl Client {
     /// Makes one attempt. The body is sent as it is.
     pub async fn attempt(&self, target: &Target, headers: HeaderMap, body: Bytes) -> Attempt {
         let started = Instant::now();
-        exchange(&self.sender, &self.guard, target, post(target, headers, body), started).await.0
+        exchange((&self.sender, &self.guard), target, (headers, body), started, &mut |_| {}).await.0
     }
 }
 
-/// One request and what came of it, with the moment of the status line.
-async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
-    sender: &legacy::Client<C, Full<Bytes>>,
-    guard: &guard::Guard,
+/// One request and what came of it, with the moment of the status line. `met` is told of the connections it goes over.
+async fn exchange(
+    (sender, guard): (&Sender, &guard::Guard),
     target: &Target,
-    request: Request<Full<Bytes>>,
+    (mut headers, body): (HeaderMap, Bytes),
     started: Instant,
+    met: &mut (dyn FnMut(&Connected) + Send),
 ) -> (Attempt, Option<Instant>) {
     let done = |(result, retry_after, detail), answered| {
         (Attempt { result, retry_after, detail, duration: started.elapsed() }, answered)
@@ -130,13 +159,14 @@ async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
     if let Err(blocked) = guard.literal(&target.url) {
         return done((AttemptResult::Blocked, None, blocked.to_string()), None);
     }
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     let (mut answered, mut kept) = (None, Vec::new());
     let exchange = async {
-        let (head, body) = sender.request(request).await?.into_parts();
-        let hint = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        answered = Some((head.status, hint.and_then(RetryAfter::parse), Instant::now()));
-        read(body, &mut kept).await;
-        Ok::<(), legacy::Error>(())
+        let answer = sender.post(target, headers, body, met).await?;
+        let hint = answer.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        answered = Some((answer.status, hint.and_then(RetryAfter::parse), Instant::now()));
+        read(answer, &mut kept).await;
+        Ok::<(), Failure>(())
     };
     let ended = timeout_at(started + target.timeout, exchange).await;
     let what = match (ended, answered) {
@@ -156,34 +186,24 @@ async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
 }
 
 /// The `Host` of a URL, without the scheme's own port (RFC 9110, section 7.2).
-fn host(url: &Url) -> Option<HeaderValue> {
+fn name(url: &Url) -> Option<HeaderValue> {
     let name = url.host_str()?;
     let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
     HeaderValue::try_from(host).ok()
 }
 
-fn post(target: &Target, mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
-    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-    if let Some(host) = &target.host {
-        headers.entry(HOST).or_insert_with(|| host.clone());
-    }
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = target.uri.clone();
-    *request.headers_mut() = headers;
-    request
-}
-
 /// Reads to the end or to the cap. Behind the cap the connection is given up rather than read dry.
-async fn read(mut body: Incoming, kept: &mut Vec<u8>) {
+async fn read(mut answer: Answer, kept: &mut Vec<u8>) {
     let mut seen = 0;
-    while seen <= READ && !body.is_end_stream() {
-        let Some(Ok(frame)) = body.frame().await else { return };
-        let Ok(chunk) = frame.into_data() else { continue };
+    while let Some(chunk) = answer.chunk().await {
         seen += chunk.len();
         let room = KEPT - kept.len();
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if seen > READ {
+            return;
+        }
     }
+    answer.done();
 }
 
 /// Tells failures apart by the types in the chain of causes; their texts are for people.
@@ -271,15 +291,15 @@ mod tests {
     #[test]
     fn a_host_is_named_without_its_schemes_own_port() {
         for (url, expected) in [
-            ("http://example.com/hook", Some("example.com")),
-            ("http://example.com:80/", Some("example.com")),
-            ("http://Example.com:8080/", Some("example.com:8080")),
-            ("http://[::1]:443/", Some("[::1]:443")),
-            ("http://user:word@example.com/", Some("example.com")),
-            ("https://example.com/", None),
+            ("http://example.com/hook", "example.com"),
+            ("http://example.com:80/", "example.com"),
+            ("http://Example.com:8080/", "example.com:8080"),
+            ("http://[::1]:443/", "[::1]:443"),
+            ("http://user:word@example.com/", "example.com"),
+            ("https://example.com/", "example.com"),
         ] {
             let target = Target::new(&url.parse().unwrap(), Duration::from_secs(1)).unwrap();
-            assert_eq!(target.host.as_ref().map(|host| host.to_str().unwrap()), expected, "{url}");
+            assert_eq!(target.name, expected, "{url}");
         }
     }
 

@@ -1,17 +1,9 @@
-//! Connections of the HTTP client: resolved by the guard, TLS by rustls with the platform's roots, kept for reuse.
+//! How connections are made: resolved by the guard, TLS by rustls with the platform's roots.
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{Connect, HttpConnector},
-    },
-    rt::{TokioExecutor, TokioTimer},
-};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::{
     ClientConfig, RootCertStore,
     client::danger::ServerCertVerifier,
@@ -24,46 +16,18 @@ use super::{
     Error,
     expiry::{Expiry, Watched},
     guard::Guard,
+    sender::Sender,
     timed,
 };
 
-/// Idle connections kept to one host. Above any sensible `concurrency`, below what would exhaust descriptors.
-const IDLE_PER_HOST: usize = 512;
-/// How long they are kept: less than the 60 s after which the load balancers of AWS and others close theirs, so
-/// that we rarely write into a connection that is being closed.
-const IDLE: Duration = Duration::from_secs(50);
 /// Longest wait for a connection, shared by the addresses of the name: a first address that swallows packets must
 /// leave time for the second within the default `timeout` of 15 s.
 const CONNECT: Duration = Duration::from_secs(10);
-/// HTTP/2: a dead connection would time out everything multiplexed on it, so it is asked this often.
-const PING: Duration = Duration::from_secs(15);
-/// HTTP/2: what a receiver may send ahead of our reading, per request and per connection.
-const WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
-
-/// What requests are sent with.
-pub(super) type Sender = Client<timed::Connector<Watched<HttpsConnector<Tcp>>>, Full<Bytes>>;
-/// Connections to what the guard lets through.
-type Tcp = timed::Tcp<HttpConnector<timed::Resolver<Guard>>>;
-
 /// A sender that trusts the roots of the platform and these certificates (PEM) besides. What receivers show is noted.
 pub(super) fn sender(guard: Guard, roots: &[String], expiry: Expiry) -> Result<Sender, Error> {
     let verifier = verifier(roots)?.map(|verifier| verifier as Arc<dyn ServerCertVerifier>);
     let tcp = timed::Tcp(tcp(timed::Resolver(guard)));
-    Ok(client(timed::Connector(Watched::new(https(tls(verifier)?, tcp), expiry))))
-}
-
-/// Sends over pooled connections that `connector` makes.
-pub(super) fn client<C: Connect + Clone>(connector: C) -> Client<C, Full<Bytes>> {
-    Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_max_idle_per_host(IDLE_PER_HOST)
-        .pool_idle_timeout(IDLE)
-        .http2_initial_stream_window_size(WINDOWS.0)
-        .http2_initial_connection_window_size(WINDOWS.1)
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PING)
-        .build(connector)
+    Ok(Sender::new(timed::Connector(Watched::new(https(tls(verifier)?, tcp), expiry))))
 }
 
 /// Puts TLS over connections where the URL says so.

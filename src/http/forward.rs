@@ -3,20 +3,24 @@
 //! Nothing of a delivery goes this way, and the address guard has no say in it: whoever sits at the terminal has named
 //! the server.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use http_types::{HeaderMap, HeaderName, Method, Request, StatusCode, Uri, header, uri::PathAndQuery};
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{HttpConnector, dns::GaiResolver},
+    },
+    rt::TokioExecutor,
+};
+use rustls::client::danger::ServerCertVerifier;
 use tokio::time::timeout;
 use url::Url;
 
-use super::{
-    Error, chain,
-    connect::{self, Sender},
-    expiry::Expiry,
-    guard::Guard,
-};
+use super::{Error, chain, connect};
 
 /// Longest wait for the whole answer: above the default `timeout` of 15 s, after which no sender waits any more.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +42,7 @@ const NOT_PASSED_ON: [HeaderName; 8] = [
 /// Hands requests on.
 #[derive(Debug, Clone)]
 pub struct Forwarder {
-    sender: Sender,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     to: Url,
 }
 
@@ -67,8 +71,9 @@ pub enum NoAnswer {
 impl Forwarder {
     /// Hands on to this URL. With a path of its own it gets everything; without one each request keeps its path.
     pub fn new(to: Url) -> Result<Self, Error> {
-        let everywhere = Guard::new(&["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a network")));
-        Ok(Self { sender: connect::sender(everywhere, &[], Expiry::default())?, to })
+        let verifier = connect::verifier(&[])?.map(|verifier| verifier as Arc<dyn ServerCertVerifier>);
+        let connector = connect::https(connect::tls(verifier)?, connect::tcp(GaiResolver::new()));
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), to })
     }
 
     /// Hands one request on: the same method, headers and bytes.
@@ -85,7 +90,7 @@ impl Forwarder {
         *request.uri_mut() = self.uri(path).map_err(|error| failed(error.to_string()))?;
         *request.headers_mut() = passed_on(headers);
         let exchange = async {
-            let answer = self.sender.request(request).await.map_err(|error| failed(chain(&error)))?;
+            let answer = self.client.request(request).await.map_err(|error| failed(chain(&error)))?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, LARGEST).collect().await.map_err(|error| failed(chain(&*error)))?;
             Ok(Answer { status: head.status, headers: passed_on(&head.headers), body: body.to_bytes() })

@@ -27,7 +27,9 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{Error, Target, certificate::Certificate, connect, exchange, failed, guard::Guard, post};
+use super::{
+    Error, Target, certificate::Certificate, connect, exchange, failed, guard::Guard, sender::Sender,
+};
 use crate::pipeline::outcome::{Attempt, AttemptResult};
 
 /// Makes probes.
@@ -95,10 +97,10 @@ impl Prober {
         body: Bytes,
     ) -> Result<(Attempt, Seen), Error> {
         let notes = Notes::new();
-        let client = connect::client(self.connector(&notes)?);
+        let sender = Sender::new(self.connector(&notes)?);
         let begun = notes.begin();
-        let (attempt, answered) =
-            exchange(&client, &self.guard, target, post(target, headers, body), begun).await;
+        let parties = (&sender, &self.guard);
+        let (attempt, answered) = exchange(parties, target, (headers, body), begun, &mut |_| {}).await;
         Ok((attempt, notes.seen(answered)))
     }
 

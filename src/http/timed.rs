@@ -17,12 +17,12 @@ use std::{
 
 use bytes::Bytes;
 use http_types::{Extensions, HeaderMap, Uri};
-use hyper_util::client::legacy::connect::{CaptureConnection, HttpInfo, capture_connection, dns::Name};
+use hyper_util::client::legacy::connect::{Connected, HttpInfo, dns::Name};
 use tokio::time::Instant;
 use tower_service::Service;
 
 use self::stream::Stream;
-use super::{Client, Target, exchange, post};
+use super::{Client, Target, exchange};
 use crate::pipeline::outcome::Attempt;
 
 mod stream;
@@ -78,27 +78,23 @@ impl Client {
     /// Makes one attempt, with a clock on it.
     pub async fn timed_attempt(&self, target: &Target, headers: HeaderMap, body: Bytes) -> (Attempt, Times) {
         let began = (SystemTime::now(), Instant::now());
-        let mut request = post(target, headers, body);
-        let mut connection = capture_connection(&mut request);
         let opened = Arc::default();
-        let exchange = exchange(&self.sender, &self.guard, target, request, began.1);
-        let mut exchange = Box::pin(OPENED.scope(Arc::clone(&opened), exchange));
-        let mut connected = None;
-        let (attempt, answered) = tokio::select! {
-            // The exchange is what makes the connection known.
-            biased;
-            done = &mut exchange => done,
-            at = moment_of(&mut connection) => {
-                connected = Some(at);
-                exchange.await
-            }
+        let (mut over, mut peer) = (None, None);
+        let mut met = |connected: &Connected| {
+            let (opening, who) = facts(connected);
+            // How it was opened is told once; who looks again finds nothing.
+            let before = over.take().and_then(|(_, opening)| opening);
+            over = Some((Instant::now(), opening.or(before)));
+            peer = who;
         };
+        let parties = (&self.sender, &self.guard);
+        let exchange = exchange(parties, target, (headers, body), began.1, &mut met);
+        let (attempt, answered) = Box::pin(OPENED.scope(Arc::clone(&opened), exchange)).await;
         let ended = Instant::now();
-        let (found, peer) = over(&connection);
         // What was opened in vain, or not in time, belongs to whom it was opened for.
-        let opening = if connected.is_some() { found } else { lock(&opened).take() };
+        let opening = over.as_ref().map_or_else(|| lock(&opened).take(), |(_, opening)| opening.clone());
         let mut phases = opening.map_or_else(Vec::new, |opening| opening.phases(ended));
-        if let Some(connected) = connected {
+        if let Some((connected, _)) = over {
             let from = phases.last().map_or(connected, |last| last.to.max(connected));
             let (to, done) = (answered.unwrap_or(ended), answered.is_some());
             phases.push(Phase { name: "first_byte", from: from.min(to), to, done });
@@ -107,17 +103,10 @@ impl Client {
     }
 }
 
-async fn moment_of(connection: &mut CaptureConnection) -> Instant {
-    connection.wait_for_connection_metadata().await;
-    Instant::now()
-}
-
-/// The connection an attempt went over: how it was opened, if no other attempt has shown that, and who is there.
-fn over(connection: &CaptureConnection) -> (Option<Opening>, Option<SocketAddr>) {
+/// How a connection was opened, if no other attempt has shown that, and who is there.
+fn facts(connected: &Connected) -> (Option<Opening>, Option<SocketAddr>) {
     let mut extras = Extensions::new();
-    if let Some(connected) = connection.connection_metadata().as_ref() {
-        connected.get_extras(&mut extras);
-    }
+    connected.get_extras(&mut extras);
     let peer = extras.get::<HttpInfo>().map(HttpInfo::remote_addr);
     let opening = extras.remove::<Opening>().filter(|opening| !opening.0.shown.swap(true, Ordering::Relaxed));
     (opening, peer)
