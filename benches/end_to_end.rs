@@ -75,6 +75,8 @@ struct Figure {
     cpu_micros: f64,
     peak_mib: f64,
     stats: Stats,
+    /// What only this row counts.
+    own: f64,
 }
 
 type Reading = fn(&Figure) -> f64;
@@ -84,6 +86,7 @@ const CPU: Reading = |figure| figure.cpu_micros;
 const PEAK: Reading = |figure| figure.peak_mib;
 const P50: Reading = |figure| figure.stats.p50 as f64 / 1e3;
 const P99: Reading = |figure| figure.stats.p99 as f64 / 1e3;
+const OWN: Reading = |figure| figure.own;
 
 impl Bench {
     fn new() -> Self {
@@ -120,6 +123,10 @@ impl Bench {
             self.wanted("http2", || self.tls("http2"));
             self.wanted("ordered", || self.ordered());
             self.wanted("memory", || self.memory());
+            // The embedded broker keeps too little of an attempt log.
+            if !self.broker.is_embedded() {
+                self.wanted("observed", || self.observed());
+            }
         }
     }
 
@@ -201,9 +208,11 @@ impl Bench {
         let paths: Vec<String> = (0..10).map(|n| format!("/ok/{n}")).collect();
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         let [single, many] = self.compare([&|| self.arauto(&one, "http", &["/ok/0"], "", 1), &|| {
-            self.arauto(&ten, "http", &paths, "", 1)
+            let case = self.case(&ten, "http", &paths, "");
+            Self::one(&case, 10 * self.held(&ten), |_| case.counted("arauto_parked_total"))
         }]);
         show("1 event → 10 endpoints", &many, RATE, "deliveries/s");
+        show("1 event → 10 endpoints: parked", &many, OWN, "deliveries");
         ratio("fan-out ÷ one endpoint: deliveries/s", (&many, &single), RATE, "≥ 1.0");
         ratio("fan-out ÷ one endpoint: CPU", (&many, &single), CPU, "");
     }
@@ -277,10 +286,59 @@ impl Bench {
     }
 }
 
+/// A delivery with spans has three at least: its own, that of an attempt, and the attempt's first byte.
+const SPANS: f64 = 3.0;
+
+impl Bench {
+    /// What it costs to be watched.
+    fn observed(&self) {
+        let topic = self.filled();
+        let [plain, log, all, few] = self.compare([
+            &|| self.arauto(&topic, "http", &["/ok/0"], "", 1),
+            &|| self.logged(&topic),
+            &|| self.traced(&topic, 1.0),
+            &|| self.traced(&topic, 0.01),
+        ]);
+        show("not observed: CPU", &plain, CPU, "µs each");
+        for (name, figures) in [("attempt log", &log), ("all spans", &all), ("spans of 1 %", &few)] {
+            show(&format!("{name}: CPU"), figures, CPU, "µs each");
+            show(&format!("{name}: arrived, not dropped"), figures, OWN, "%");
+            ratio(&format!("{name} ÷ not observed: deliveries/s"), (figures, &plain), RATE, "");
+            ratio(&format!("{name} ÷ not observed: CPU"), (figures, &plain), CPU, "");
+        }
+    }
+
+    /// With the attempt log on, and which share of it is there in the end.
+    fn logged(&self, topic: &str) -> Figure {
+        let mut case = self.case(topic, "http", &["/ok/0"], "");
+        let log = format!("{}.attempts", case.prefix);
+        case.config += &format!("[attempts]\ntopic = \"{log}\"\n");
+        Self::one(&case, self.held(topic), |deliveries| {
+            let written = settled("records of the attempt log", || self.held(&log));
+            arrived(written, case.counted("arauto_attempt_log_dropped_total"), deliveries)
+        })
+    }
+
+    /// With spans of this share of the deliveries, and which share of the spans arrived.
+    fn traced(&self, topic: &str, ratio: f64) -> Figure {
+        let (_collector, collector) = process::receiver("http", Path::new(""));
+        let mut case = self.case(topic, "http", &["/ok/0"], "");
+        case.config += &format!("[otel]\nendpoint = \"{collector}\"\nsample_ratio = {ratio:?}\n");
+        Self::one(&case, self.held(topic), |deliveries| {
+            let spans = settled("spans", || receiver::report(&collector).spans);
+            // Which deliveries have some is drawn by lot.
+            let least = if ratio < 1.0 { 0.5 } else { 1.0 } * SPANS * ratio * deliveries;
+            arrived(spans, case.counted("arauto_spans_dropped_total"), least)
+        })
+    }
+}
+
 // ---- what is measured ----
 
 /// One Arauto's surroundings: a receiver, a configuration, a directory.
 struct Case {
+    /// Its group, and what its topics begin with.
+    prefix: String,
     address: String,
     receiver: Killed,
     dir: PathBuf,
@@ -304,6 +362,36 @@ impl Case {
         });
         assigned
     }
+
+    /// The sum of a metric's series, as its Arauto tells it now.
+    fn counted(&self, metric: &str) -> f64 {
+        let log = std::fs::read_to_string(self.dir.join("log")).unwrap();
+        let line = log.lines().find(|line| line.contains("admin listening")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let page = receiver::get(&format!("http://{}/metrics", line["address"].as_str().unwrap()));
+        let series = page.lines().filter_map(|line| line.strip_prefix(metric)?.rsplit_once(' '));
+        series.map(|(_, value)| value.parse::<f64>().unwrap()).fold(0.0, |sum, value| sum + value)
+    }
+}
+
+/// A count once it stays what it is, longer than anything waits for company; something has to come.
+fn settled(what: &str, count: impl Fn() -> u64) -> u64 {
+    let mut seen = (0, Instant::now());
+    wait_for(what, || {
+        let now = count();
+        if now != seen.0 {
+            seen = (now, Instant::now());
+        }
+        now > 0 && seen.1.elapsed() > Duration::from_secs(2)
+    });
+    seen.0
+}
+
+/// The share that arrived, in percent; what did not must have been counted as dropped.
+fn arrived(arrived: u64, dropped: f64, least: f64) -> f64 {
+    let all = arrived as f64 + dropped;
+    assert!(all >= least, "{arrived} arrived and {dropped} were dropped, of at least {least}");
+    100.0 * arrived as f64 / all
 }
 
 /// The time of day of a JSON log line (RFC 3339, UTC), in microseconds.
@@ -345,15 +433,22 @@ impl Bench {
             let more = format!("concurrency = {IN_FLIGHT}\n{more}");
             config += &endpoint(&format!("e{n}"), &format!("{address}{path}"), &more);
         }
-        Case { address, receiver, dir, config }
+        Case { prefix, address, receiver, dir, config }
     }
 
     /// So many Arautos of one group on a full topic, until everything has arrived.
     fn arauto(&self, topic: &str, scheme: &str, paths: &[&str], more: &str, processes: usize) -> Figure {
         let case = self.case(topic, scheme, paths, more);
         let deliveries = self.held(topic) * paths.len() as u64;
-        let senders = (0..processes).map(|_| case.arauto()).collect();
-        finished(&case.address, deliveries, senders, more)
+        let mut senders: Vec<_> = (0..processes).map(|_| case.arauto()).collect();
+        finished(&case.address, deliveries, &mut senders, more)
+    }
+
+    /// One Arauto until everything has arrived, and then what this row counts of so many deliveries.
+    fn one(case: &Case, deliveries: u64, own: impl FnOnce(f64) -> f64) -> Figure {
+        let mut arauto = [case.arauto()];
+        let figure = finished(&case.address, deliveries, &mut arauto, "");
+        Figure { own: own(deliveries as f64), ..figure }
     }
 
     /// How many events a topic holds.
@@ -382,12 +477,12 @@ impl Bench {
         if scheme != "http" {
             command.env("SSL_CERT_FILE", certificate);
         }
-        finished(&address, self.events, vec![Killed(command.spawn().unwrap())], "")
+        finished(&address, self.events, &mut [Killed(command.spawn().unwrap())], "")
     }
 
     fn piped(&self, topic: &str) -> Figure {
         let (_receiver, address) = process::receiver("http", Path::new(""));
-        finished(&address, self.held(topic), vec![Killed(self.pipe(&address, topic))], "")
+        finished(&address, self.held(topic), &mut [Killed(self.pipe(&address, topic))], "")
     }
 
     fn pipe(&self, address: &str, topic: &str) -> Child {
@@ -416,7 +511,7 @@ impl Bench {
         broker::feed(&producer, (&topic, partitions as i32), (warm + events, LATENCY_RATE), |n| {
             Event::new(number(n))
         });
-        finished(&case.address, partitions + warm + events, vec![sender], "")
+        finished(&case.address, partitions + warm + events, &mut [sender], "")
     }
 
     /// The milliseconds from the assignment to the first request, with a full topic.
@@ -424,7 +519,7 @@ impl Bench {
         let case = self.case(topic, "http", &["/ok/0"], "");
         let arauto = case.arauto();
         let assigned = case.wait_until_assigned();
-        let Figure { stats, .. } = finished(&case.address, self.held(topic), vec![arauto], "");
+        let Figure { stats, .. } = finished(&case.address, self.held(topic), &mut [arauto], "");
         drop(case.receiver);
         let first = stats.first % Duration::from_secs(86_400).as_micros() as u64;
         let millis = first.saturating_sub(assigned) as f64 / 1e3;
@@ -433,7 +528,7 @@ impl Bench {
 }
 
 /// Waits until everything arrived, and checks that it did.
-fn finished(address: &str, deliveries: u64, mut senders: Vec<Killed>, more: &str) -> Figure {
+fn finished(address: &str, deliveries: u64, senders: &mut [Killed], more: &str) -> Figure {
     let mut report = receiver::Report::default();
     wait_for("everything to arrive", || {
         report = receiver::report(address);
@@ -450,6 +545,7 @@ fn finished(address: &str, deliveries: u64, mut senders: Vec<Killed>, more: &str
         cpu_micros: used.iter().map(|used| used.cpu).sum::<f64>() * 1e6 / deliveries as f64,
         peak_mib: used.iter().map(|used| used.peak).fold(0.0, f64::max),
         stats,
+        own: 0.0,
     }
 }
 

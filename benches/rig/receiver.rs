@@ -1,7 +1,8 @@
 //! The receiver of a bench, a process of its own: answers by path, counts every event once per path, and measures.
 //!
 //! `/ok/…` is answered 200 at once, `/once` with 500 the first time an event comes, `/503` with 503, `/slow` with 200
-//! after two seconds, `/silent` never. `GET /stats` tells what arrived and was answered 2xx.
+//! after two seconds, `/silent` never. `GET /stats` tells what arrived and was answered 2xx. It is a collector of spans
+//! as well.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -56,6 +57,8 @@ pub(crate) struct Report {
     pub(crate) paths: BTreeMap<String, Stats>,
     /// Requests that were not answered 2xx.
     pub(crate) refused: u64,
+    /// Spans.
+    pub(crate) spans: u64,
 }
 
 #[derive(Default)]
@@ -112,6 +115,7 @@ fn stats<'a>(all: impl Iterator<Item = &'a Seen>) -> Stats {
 struct Shared {
     paths: Mutex<BTreeMap<String, Seen>>,
     refused: Mutex<u64>,
+    spans: Mutex<u64>,
 }
 
 /// Serves until it is killed; tells its address first. `scheme` is `https` or `http2`, anything else means plain HTTP.
@@ -186,6 +190,10 @@ async fn judge(shared: &Shared, path: &str, body: &[u8]) -> StatusCode {
             *shared.refused.lock().expect("nobody panics") += 1;
             return StatusCode::SERVICE_UNAVAILABLE;
         }
+        "/v1/traces" => {
+            *shared.spans.lock().expect("nobody panics") += spans(body) as u64;
+            return StatusCode::OK;
+        }
         "/slow" => tokio::time::sleep(Duration::from_secs(2)).await,
         _ => {}
     }
@@ -202,25 +210,48 @@ async fn judge(shared: &Shared, path: &str, body: &[u8]) -> StatusCode {
     StatusCode::OK
 }
 
+/// How many spans a request holds. Decoding them would take time from what is measured, so only lengths are looked at:
+/// `ExportTraceServiceRequest.resource_spans`, `ResourceSpans.scope_spans`, `ScopeSpans.spans`, of which no field is
+/// anything but a message or text.
+fn spans(request: &[u8]) -> usize {
+    fields(request, 1).flat_map(|resource| fields(resource, 2)).flat_map(|scope| fields(scope, 2)).count()
+}
+
+/// The fields of that number in a message of protobuf.
+fn fields(mut message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
+    let next = move || {
+        let mut number = || prost::encoding::decode_varint(&mut message).ok();
+        let (tag, length) = (number()?, number()?);
+        let (field, rest) = message.split_at_checked(usize::try_from(length).ok()?)?;
+        message = rest;
+        Some((tag >> 3, field))
+    };
+    std::iter::from_fn(next).filter_map(move |(number, field)| (number == wanted).then_some(field))
+}
+
 fn tell(shared: &Shared) -> String {
     let paths = shared.paths.lock().expect("nobody panics");
     let refused = *shared.refused.lock().expect("nobody panics");
     let each = paths.iter().map(|(path, seen)| (path.clone(), stats([seen].into_iter())));
     // By path only while there are few.
     let by_path = if paths.len() <= 100 { each.collect() } else { BTreeMap::new() };
-    let report = Report { all: stats(paths.values()), paths: by_path, refused };
+    let spans = *shared.spans.lock().expect("nobody panics");
+    let report = Report { all: stats(paths.values()), paths: by_path, refused, spans };
     serde_json::to_string(&report).expect("plain values have a JSON form")
 }
 
 /// What a receiver at this address has seen.
 pub(crate) fn report(address: &str) -> Report {
-    let url = format!("{address}/stats");
+    serde_json::from_str(&get(&format!("{address}/stats"))).expect("a report")
+}
+
+/// What is at this URL.
+pub(crate) fn get(url: &str) -> String {
     super::runtime().block_on(async {
         // The receiver is the only one that could have made its certificate.
         let client = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
         let client = client.build().expect("a client");
-        let text = client.get(url).send().await.expect("it answers").text().await.expect("all of it");
-        serde_json::from_str(&text).expect("a report")
+        client.get(url).send().await.expect("it answers").text().await.expect("all of it")
     })
 }
 
