@@ -167,7 +167,7 @@ impl Trace {
     /// The delivery has ended.
     pub fn ended(&self, what: &Ended<'_>, end: End) {
         if let Some(tracer) = self.tracer.as_ref().filter(|_| self.own.sampled) {
-            tracer.0.spans.put(span::delivery(tracer, self, what, end));
+            tracer.0.spans.put(|| span::delivery(tracer, self, what, end));
         }
     }
 }
@@ -193,9 +193,9 @@ impl Attempt<'_> {
     pub fn ended(&self, delivery: &Delivery, target: &Target, attempt: &outcome::Attempt, times: &Times) {
         let spans = &self.tracer.0.spans;
         for phase in &times.phases {
-            spans.put(span::phase(self, phase, times));
+            spans.put(|| span::phase(self, phase, times));
         }
-        spans.put(span::attempt(self, delivery, target, (attempt, times)));
+        spans.put(|| span::attempt(self, delivery, target, (attempt, times)));
     }
 }
 

@@ -79,10 +79,11 @@ impl Spans {
         Ok((Self { queue, flush, metrics: metrics.clone() }, service))
     }
 
-    /// Puts a span in, or drops it.
-    pub(super) fn put(&self, span: SpanData) {
-        if self.queue.try_send(span).is_err() {
-            self.metrics.spans_dropped(1);
+    /// Makes a span and puts it in; where there is no room for it, it is not even made, and counts as dropped.
+    pub(super) fn put(&self, span: impl FnOnce() -> SpanData) {
+        match self.queue.try_reserve() {
+            Ok(room) => room.send(span()),
+            Err(_) => self.metrics.spans_dropped(1),
         }
     }
 
@@ -264,10 +265,10 @@ mod tests {
         let metrics = Metrics::new(1);
         let (spans, service) = Spans::new(&settings(DELAY), &metrics).unwrap();
         for _ in 0..QUEUE {
-            spans.put(span());
+            spans.put(span);
         }
         assert_eq!(dropped(&metrics), 0);
-        spans.put(span());
+        spans.put(|| panic!("a span is made that there is no room for"));
         assert_eq!(dropped(&metrics), 1);
         drop(service);
         assert_eq!(dropped(&metrics), QUEUE as u64 + 1);
@@ -289,7 +290,7 @@ mod tests {
         let (spans, service) = Spans::new(&settings, &metrics).unwrap();
         // Two full batches and a part of one, which would wait for more.
         for _ in 0..2 * BATCH + 3 {
-            spans.put(span());
+            spans.put(span);
         }
         tokio::select! {
             () = service.run() => panic!("it runs until it is dropped"),
@@ -305,7 +306,7 @@ mod tests {
         let (spans, service) = Spans::new(&settings(Duration::from_millis(200)), &metrics).unwrap();
         let running = service.run();
         for _ in 0..QUEUE {
-            spans.put(span());
+            spans.put(span);
         }
         let flush = spans.flush(Instant::now() + Duration::from_secs(30));
         tokio::select! {

@@ -70,26 +70,26 @@ impl Runtime {
             (Err(error), _) => return impossible(error),
             (_, Err(error)) => return impossible(error),
         };
-        let (headers, body) = self.signer.request(template, delivery.event(), delivery.attempts + 1, now);
-        match delivery.trace.as_deref().and_then(Trace::attempt) {
+        let (mut headers, body) = self.signer.request(template, delivery.event(), delivery.attempts + 1, now);
+        let traced = delivery.trace.as_deref().and_then(Trace::attempt);
+        if let Some(traced) = &traced {
+            traced.carry(&mut headers);
+        }
+        match traced.filter(otel::Attempt::is_recorded) {
             None => client.attempt(target, headers, body).await,
             // Boxed, so that no other attempt takes the room of this one.
-            Some(traced) => Box::pin(self::traced(client, delivery, &traced, (target, headers, body))).await,
+            Some(traced) => Box::pin(recorded(client, delivery, traced, (target, headers, body))).await,
         }
     }
 }
 
-/// Sends one request with a trace.
-async fn traced(
+/// Sends one request whose trace is recorded.
+async fn recorded(
     client: &http::Client,
     delivery: &Delivery,
-    trace: &otel::Attempt<'_>,
-    (target, mut headers, body): (&Target, HeaderMap, Bytes),
+    trace: otel::Attempt<'_>,
+    (target, headers, body): (&Target, HeaderMap, Bytes),
 ) -> Attempt {
-    trace.carry(&mut headers);
-    if !trace.is_recorded() {
-        return client.attempt(target, headers, body).await;
-    }
     let (attempt, times) = client.timed_attempt(target, headers, body).await;
     trace.ended(delivery, target, &attempt, &times);
     attempt
