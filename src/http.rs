@@ -49,6 +49,7 @@ pub mod timed;
 const READ: usize = 64 * 1024;
 /// How much of it is kept for the operator (design, section 5).
 const KEPT: usize = 2 * 1024;
+
 /// The client all endpoints share.
 #[derive(Debug, Clone)]
 pub struct Client {

@@ -23,6 +23,7 @@ use super::{
 /// Longest wait for a connection, shared by the addresses of the name: a first address that swallows packets must
 /// leave time for the second within the default `timeout` of 15 s.
 const CONNECT: Duration = Duration::from_secs(10);
+
 /// A sender that trusts the roots of the platform and these certificates (PEM) besides. What receivers show is noted.
 pub(super) fn sender(guard: Guard, roots: &[String], expiry: Expiry) -> Result<Sender, Error> {
     let verifier = verifier(roots)?.map(|verifier| verifier as Arc<dyn ServerCertVerifier>);

@@ -156,8 +156,8 @@ impl Sender {
             return Ok((link, true));
         }
         // Where one connection is for all, one of all makes it.
-        let turn = host.turn().await;
-        if let Some(link) = turn.as_ref().and_then(|_| host.link()) {
+        let _turn = host.turn().await;
+        if let Some(link) = host.link() {
             return Ok((link, true));
         }
         self.hosts.sweep();

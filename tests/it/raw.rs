@@ -44,6 +44,15 @@ pub(crate) struct Log {
     requests: Mutex<Vec<Request>>,
 }
 
+impl Log {
+    /// Remembers a request; how many there are now.
+    pub(crate) fn note(&self, request: Request) -> usize {
+        let mut requests = self.requests.lock().unwrap();
+        requests.push(request);
+        requests.len()
+    }
+}
+
 /// A request as it came over the wire.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -115,7 +124,7 @@ impl Request {
 
 async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8], then: Then, log: &Log) {
     while let Some(request) = read(&mut stream).await {
-        log.requests.lock().unwrap().push(request);
+        log.note(request);
         if stream.write_all(answer).await.is_err() || stream.flush().await.is_err() {
             return;
         }
@@ -133,7 +142,8 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8], t
     }
 }
 
-async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Request> {
+/// The next request; `None` at the end of the connection.
+pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Request> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);

@@ -131,3 +131,100 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         Pin::new(&mut gathered.io).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// Several times what is gathered, and no two places alike.
+    fn bytes() -> Vec<u8> {
+        (0..CAPACITY).flat_map(|n| u32::try_from(n).unwrap().to_be_bytes()).collect()
+    }
+
+    /// What comes out when `write` takes bytes until there are none, by a driver that writes out whenever it can.
+    async fn through(
+        room: usize,
+        write: impl Fn(Pin<&mut Gather<DuplexStream>>, &mut Context<'_>, &[u8]) -> Poll<io::Result<usize>>,
+    ) {
+        let sent = bytes();
+        let (near, mut far) = duplex(room);
+        let gather = Gather::new(near);
+        let (mut writer, mut rest) = (gather.clone(), &sent[..]);
+        let driver = std::future::poll_fn(|context| {
+            while !rest.is_empty() {
+                match write(Pin::new(&mut writer), context, rest) {
+                    Poll::Ready(taken) => rest = &rest[taken.unwrap()..],
+                    Poll::Pending => break,
+                }
+            }
+            let written = gather.poll_write_out(context);
+            if rest.is_empty() { written } else { Poll::Pending }
+        });
+        let mut came = vec![0; sent.len()];
+        let (written, read) = tokio::join!(driver, far.read_exact(&mut came));
+        written.unwrap();
+        assert_eq!(read.unwrap(), sent.len());
+        assert!(came == sent, "the bytes or their order have changed");
+    }
+
+    #[tokio::test]
+    async fn all_bytes_come_in_their_order_through_any_needle_eye() {
+        for room in [7, CAPACITY - 1, CAPACITY, 1 << 20] {
+            through(room, |gather, context, bytes| gather.poll_write(context, bytes)).await;
+            // An empty one among them, and two that fill exactly what is gathered.
+            through(room, |gather, context, bytes| {
+                let (a, rest) = bytes.split_at(bytes.len().min(3));
+                let (b, c) = rest.split_at(rest.len().min(CAPACITY - 3));
+                let slices = [a, &[], b, c].map(io::IoSlice::new);
+                gather.poll_write_vectored(context, &slices)
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flush_writes_nothing_and_writing_out_writes_all() {
+        let (near, mut far) = duplex(1024);
+        let gather = Gather::new(near);
+        let mut writer = gather.clone();
+        writer.write_all(b"one").await.unwrap();
+        writer.flush().await.unwrap();
+        writer.write_all(b", two").await.unwrap();
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut came = [0; 8];
+        {
+            let mut read = std::pin::pin!(far.read_exact(&mut came));
+            assert!(read.as_mut().poll(&mut context).is_pending());
+            assert!(gather.poll_write_out(&mut context).is_ready());
+            assert!(read.as_mut().poll(&mut context).is_ready());
+        }
+        assert_eq!(&came, b"one, two");
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_leaves_nothing_behind() {
+        let sent = bytes();
+        let (near, mut far) = duplex(7);
+        let mut writer = Gather::new(near);
+        let mut came = Vec::new();
+        let write = async {
+            writer.write_all(&sent[..CAPACITY]).await.unwrap();
+            writer.shutdown().await.unwrap();
+        };
+        let ((), read) = tokio::join!(write, far.read_to_end(&mut came));
+        read.unwrap();
+        assert!(came == sent[..CAPACITY]);
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_an_error_and_not_a_wait() {
+        let (near, far) = duplex(7);
+        drop(far);
+        let mut writer = Gather::new(near);
+        writer.write_all(b"gathered").await.unwrap();
+        let written = std::future::poll_fn(|context| writer.poll_write_out(context)).await;
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -13,7 +13,8 @@ use hyper::rt::Executor as _;
 use hyper_util::rt::TokioExecutor;
 use tokio::{
     sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard},
-    time::{Instant, sleep},
+    task::{unconstrained, yield_now},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{http1, http2};
@@ -25,6 +26,10 @@ const IDLE_PER_HOST: usize = 512;
 const IDLE: Duration = Duration::from_secs(50);
 /// Those that are too old, or that the other side has closed, are looked for this often.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// How long one waits for another to connect before one tries as well. With the longest wait for a connection (10 s) it
+/// is below the default `timeout` of 15 s, so that who cannot be reached is not taken for who does not answer.
+const TURN: Duration = Duration::from_secs(3);
 
 /// Scheme and authority of a URL: whoever shares them shares connections.
 pub(in crate::http) type Origin = Box<str>;
@@ -77,17 +82,21 @@ impl Hosts {
             return;
         }
         let hosts = Arc::downgrade(self);
-        TokioExecutor::new().execute(async move {
+        // With a share of the runtime only so many connections could be found closed; the rest would seem open.
+        TokioExecutor::new().execute(unconstrained(async move {
             loop {
                 sleep(SWEEP).await;
                 let Some(hosts) = hosts.upgrade() else { return };
                 let all: Vec<Arc<Host>> = lock(&hosts.known).values().cloned().collect();
-                all.iter().for_each(|host| host.sweep());
-                drop(all);
+                for host in all {
+                    host.sweep();
+                    drop(host);
+                    yield_now().await;
+                }
                 // Nobody sends there any more.
                 lock(&hosts.known).retain(|_, host| Arc::strong_count(host) > 1 || host.keeps_any());
             }
-        });
+        }));
     }
 }
 
@@ -124,9 +133,12 @@ impl Host {
         }
     }
 
-    /// Waits for one's turn to connect, where one connection is for all.
+    /// Waits for one's turn to connect, where one connection is for all, but not long: whose turn it is may get nowhere.
     pub(super) async fn turn(&self) -> Option<AsyncMutexGuard<'_, ()>> {
-        if self.shares.load(Ordering::Relaxed) { Some(self.turn.lock().await) } else { None }
+        let shares = || self.shares.load(Ordering::Relaxed);
+        let turn = if shares() { Box::pin(timeout(TURN, self.turn.lock())).await.ok() } else { None };
+        // Who was first may have found that each has to connect.
+        turn.filter(|_| shares())
     }
 
     /// One connection is for all from now on.
