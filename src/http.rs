@@ -1,8 +1,8 @@
 //! One attempt over HTTP: the only place that names hyper, h2 and reqwest.
 //!
 //! Attempts go over connections of hyper (HTTP/1.1) and h2 (HTTP/2), which is what reqwest is made of, without its layers
-//! (redirects, cookies, decoding, proxies) and without hyper's pooled client: none of that is wanted here, and it took as
-//! much CPU as all of signing (`sender.rs`). What asks an admin server ([`ask`]) uses reqwest.
+//! (redirects, cookies, decoding, proxies) and without hyper's pooled client: none of that is wanted here, and it cost
+//! more than signing (`sender.rs`). What asks an admin server ([`ask`]) uses reqwest.
 //!
 //! One set of connections for all endpoints; per endpoint only a [`Target`]. Never follows a redirect, never reads a
 //! proxy from the environment, never decodes a body, never returns an error: a failing endpoint is an [`Attempt`].

@@ -57,14 +57,14 @@
 //!
 //! | unit | cost |
 //! |---|---|
-//! | a delivery, everything included; with 100,000 endpoints instead of one | 21 µs of CPU; 35 µs |
-//! | of these: the kernel's TCP, hyper | about 9 µs, 3 µs |
+//! | a delivery, everything included; with 100,000 endpoints instead of one | 18 µs of CPU; 35 µs |
+//! | of these: the kernel's TCP | about 6 µs |
 //! | sign; route; ledger (open and settle) | 0.9 µs; 0.3 µs; 14 ns |
 //! | a trip through a retry tier: written, read, decoded, without its attempt | 11 µs here, about as much at the broker |
 //! | an endpoint that does nothing | 0.8 KiB allocated, 3.1 KiB resident after loading |
 //! | an instance at rest; its prefetch per busy partition; its window | 25 MiB; 1 MiB; 64 MiB at most |
 //!
-//! * **One process**: CPU, 28,000 to 47,000 deliveries/s per core. Next the one thread that librdkafka has per broker, which
+//! * **One process**: CPU, 28,000 to 55,000 deliveries/s per core. Next the one thread that librdkafka has per broker, which
 //!   needs about 1 µs per record.
 //! * **One partition**: its one reading task, about 2.5 µs per event; before that its prefetch, 30 MiB/s while the other
 //!   partitions of its broker are idle (`kafka/consumer.rs`, `FETCH_WAIT`). A retry tier is no different.
