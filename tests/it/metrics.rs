@@ -197,8 +197,9 @@ fn check_what_is_measured(metrics: &Metrics) {
             "{labels:?} {seconds}"
         );
     }
+    // It is absent until it was measured, and measured in milliseconds: often there are none.
     let skew = metrics.value("arauto_clock_skew_seconds", &[]).unwrap();
-    assert!(skew != 0.0 && skew.abs() < 60.0, "{skew}");
+    assert!(skew.abs() < 60.0, "{skew}");
 }
 
 /// For every endpoint: opened = delivered + dead + dropped + in its lane + on retry topics.
