@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{HttpConnector, dns::GaiResolver};
 use rustls::{
     ClientConfig, RootCertStore,
     client::danger::ServerCertVerifier,
@@ -29,6 +29,12 @@ pub(super) fn sender(guard: Guard, roots: &[String], expiry: Expiry) -> Result<S
     let verifier = verifier(roots)?.map(|verifier| verifier as Arc<dyn ServerCertVerifier>);
     let tcp = timed::Tcp(tcp(timed::Resolver(guard)));
     Ok(Sender::new(timed::Connector(Watched::new(https(tls(verifier)?, tcp), expiry))))
+}
+
+/// Connections to wherever the operator says, which no guard has a say in; trusts whom every attempt trusts.
+pub(super) fn unguarded() -> Result<HttpsConnector<HttpConnector>, Error> {
+    let verifier = verifier(&[])?.map(|verifier| verifier as Arc<dyn ServerCertVerifier>);
+    Ok(https(tls(verifier)?, tcp(GaiResolver::new())))
 }
 
 /// Puts TLS over connections where the URL says so.

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 use url::Url;
 
-use super::{causes, certificate::Certificate};
+use super::{causes, certificate::Certificate, sender::BoxError};
 
 /// Until when each receiver's certificate is valid. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -83,7 +83,6 @@ impl<S> Watched<S> {
 }
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl<S> Service<Uri> for Watched<S>
 where

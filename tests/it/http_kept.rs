@@ -105,12 +105,13 @@ impl OneEach {
     }
 }
 
-#[tokio::test]
-async fn a_kept_connection_the_receiver_gave_up_costs_no_attempt() {
+/// Attempts, each over a connection that the receiver gives up afterwards; `before` comes before each.
+async fn each_given_up(before: impl AsyncFn()) {
     for how in [End::Close, End::Reset, End::TimedOut] {
         let receiver = OneEach::start(how).await;
         let (client, target) = (client(), target(&receiver.server, PATIENT));
         for nth in 1..=10 {
+            before().await;
             let attempt = post(&client, &target, "{}").await;
             assert_eq!(attempt.result, AttemptResult::Status(200), "{how:?}, attempt {nth}: {attempt:?}");
             assert_eq!(
@@ -121,6 +122,11 @@ async fn a_kept_connection_the_receiver_gave_up_costs_no_attempt() {
             receiver.give_up().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_kept_connection_the_receiver_gave_up_costs_no_attempt() {
+    each_given_up(async || {}).await;
 }
 
 /// Takes all of the task's share of the runtime, so that nothing it asks its sockets is answered.
@@ -135,21 +141,7 @@ async fn use_up_the_share() {
 /// Then nobody can look before a connection is handed out, and only what is sent finds it closed.
 #[tokio::test]
 async fn nor_does_one_whose_end_is_found_when_the_request_is_on_its_way() {
-    for how in [End::Close, End::Reset, End::TimedOut] {
-        let receiver = OneEach::start(how).await;
-        let (client, target) = (client(), target(&receiver.server, PATIENT));
-        for nth in 1..=10 {
-            use_up_the_share().await;
-            let attempt = post(&client, &target, "{}").await;
-            assert_eq!(attempt.result, AttemptResult::Status(200), "{how:?}, attempt {nth}: {attempt:?}");
-            assert_eq!(
-                (receiver.server.requests().len(), receiver.server.connections()),
-                (nth, nth),
-                "{how:?}"
-            );
-            receiver.give_up().await;
-        }
-    }
+    each_given_up(use_up_the_share).await;
 }
 
 #[tokio::test]
