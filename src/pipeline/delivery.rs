@@ -192,6 +192,12 @@ impl Delivery {
         so_far
     }
 
+    /// Was it parked for want of room before anything else happened to it? Then nobody asked for the time at which it is
+    /// due: that is a slot, a guess when its lane has room, and it may go earlier.
+    pub fn keeps_a_slot(&self) -> bool {
+        self.reason == Some(Reason::Full) && self.attempts == 0 && self.replays == 0
+    }
+
     /// Must it not wait in memory, because the partition it came from is being taken away?
     pub fn must_leave(&self) -> bool {
         self.ticket.partition().is_ending()

@@ -137,6 +137,13 @@ impl Lane {
         self.lock().core.worth_waiting(bounds, now())
     }
 
+    /// Is there room for one that comes before its slot, as it may?
+    fn takes_early(&self) -> bool {
+        let endpoint = self.endpoint();
+        let bounds = self.shared.bounds(endpoint.priority);
+        self.lock().core.takes_early(&endpoint, bounds, now())
+    }
+
     /// Can it send nothing for long, whatever its rate?
     pub fn is_shut(&self) -> bool {
         self.lock().core.is_shut(self.shared.hold, now())

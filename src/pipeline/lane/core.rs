@@ -256,6 +256,11 @@ impl Core {
         little && !self.is_blocked(bounds.hold, now)
     }
 
+    /// Does it take in what is not due before long, but only because a slot was given to it when there was less room?
+    pub(super) fn takes_early(&self, endpoint: &Endpoint, bounds: Bounds, now: i64) -> bool {
+        self.has_room(bounds, now) && endpoint.rate.is_none()
+    }
+
     /// What it holds of this life of a partition.
     pub(super) fn held_of(&self, partition: Share) -> usize {
         self.held_by.get(&partition).copied().unwrap_or(0)
@@ -288,6 +293,9 @@ impl Core {
         now: i64,
     ) -> Next {
         self.queue.promote(now);
+        if self.queue.ready() == 0 && self.queue.reserved() > 0 {
+            self.queue.bring_forward(self.spare(endpoint, now));
+        }
         if self.queue.ready() == 0 {
             let wait = self.queue.next_due().map(|due| Duration::from_millis(due.abs_diff(now)));
             return wait.map_or(Next::Stop, Next::Sleep);
@@ -317,6 +325,17 @@ impl Core {
             breaker: self.breaker.begins(now, endpoint.timeout),
         });
         Next::Deliver(Box::new(delivery), begun)
+    }
+
+    /// How many more could go at this moment than are there to go? None of a lane with a rate: its slots are the rate's.
+    fn spare(&self, endpoint: &Endpoint, now: i64) -> usize {
+        if self.disabled || !endpoint.enabled || endpoint.rate.is_some() {
+            return 0;
+        }
+        match self.gate(now) {
+            Gate::Open(at_once) => at_once.saturating_sub(self.in_flight + self.queue.ready()),
+            Gate::Until(..) | Gate::Paused => 0,
+        }
     }
 
     /// An attempt has ended, as judged.
@@ -365,7 +384,7 @@ impl Core {
         jitter: f64,
         now: i64,
     ) -> Park {
-        let spacing = self.pace.spacing(endpoint.rate, self.limit.expected());
+        let spacing = self.pace.spacing(endpoint.rate, self.limit.expected(), now);
         let (from, why) = match self.gate(now) {
             Gate::Paused => (now, Park::Paused),
             Gate::Until(until, why) => (until, why),
@@ -383,8 +402,13 @@ impl Core {
             Park::Paused => from + self.doubled(delivery.parks),
             Park::Throttled | Park::Full | Park::Shutdown | Park::UnknownEndpoint => match spacing {
                 Some(spacing) => {
-                    delivery.due = self.pace.reserve(from, self.held, spacing).max(delivery.due);
-                    return why;
+                    let slot = self.pace.reserve(from, self.held, spacing);
+                    if endpoint.rate.is_some() {
+                        delivery.due = slot.max(delivery.due);
+                        return why;
+                    }
+                    // How fast it will be is a guess, which is believed the further the more often it was right.
+                    slot.min(from + self.doubled(delivery.parks.saturating_add(1)))
                 }
                 // Nobody knows how fast it will be.
                 None => from + self.doubled(delivery.parks),
@@ -727,6 +751,91 @@ mod tests {
         let ticket = std::sync::Arc::new(life).ticket(Ledger::place(0, 0));
         let priority = crate::config::settings::Priority::Normal;
         Delivery { due: at, ..Delivery::first(held, "a".into(), priority, (ticket, place)) }
+    }
+
+    #[tokio::test]
+    async fn what_keeps_a_slot_goes_early_when_there_is_nothing_else_to_do() {
+        use crate::{config::settings::Rate, pipeline::outcome::Reason};
+        type Make = fn(&mut Core, &mut Endpoint, &mut Delivery);
+        // The time is 1,000; all three are due at 9,000, and two may be under way at once.
+        let rows: [(&str, Make, usize); 10] = [
+            ("slots", |_, _, _| {}, 2),
+            ("one is under way", |core, _, _| core.in_flight = 1, 1),
+            ("both are", |core, _, _| core.in_flight = 2, 0),
+            ("for another reason", |_, _, delivery| delivery.reason = Some(Reason::Throttled), 0),
+            ("attempted", |_, _, delivery| delivery.attempts = 1, 0),
+            ("replayed, at somebody's rate", |_, _, delivery| delivery.replays = 1, 0),
+            ("asked to wait", |core, _, _| core.paused_until = 1_001, 0),
+            ("paused", |core, _, _| core.paused = true, 0),
+            (
+                "slots of a rate",
+                |_, endpoint, _| endpoint.rate = Some(Rate { count: 5, per: Duration::from_secs(1) }),
+                0,
+            ),
+            // They are given up when they are due.
+            ("switched off", |_, endpoint, _| endpoint.enabled = false, 0),
+        ];
+        for (what, make, expected) in rows {
+            let mut endpoint = endpoint("a");
+            endpoint.concurrency = 2;
+            let mut core = Core::new(&endpoint, &Switch::default(), 0);
+            while core.limit.current() < 2 {
+                let begun = core.limit.begins(1);
+                core.limit.ended(begun, Signal::Success(Duration::from_millis(1)));
+            }
+            for _ in 0..3 {
+                let mut delivery = due(9_000).await;
+                delivery.reason = Some(Reason::Full);
+                make(&mut core, &mut endpoint, &mut delivery);
+                core.push(delivery, 1_000);
+            }
+            let mut went = 0;
+            while let Next::Deliver(..) = core.next(&endpoint, || Ok(()), 1_000) {
+                went += 1;
+            }
+            assert_eq!(went, expected, "{what}");
+            assert_eq!(core.queue.waiting(), 3 - expected, "{what}");
+            assert_eq!(core.queue.next_due(), Some(9_000), "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_is_a_guess_is_believed_the_further_the_more_often_it_was_right() {
+        use crate::config::settings::Rate;
+        let mut endpoint = endpoint("a");
+        let mut core = Core::new(&endpoint, &Switch::default(), 0);
+        let mut delivery = due(0).await;
+        let mut parked = |core: &mut Core, endpoint: &Endpoint| {
+            assert_eq!(core.park(&mut delivery, endpoint, 0.0, 1_000).reason(), delivery.reason.unwrap());
+            std::mem::take(&mut delivery.due) - 1_000
+        };
+        // Nothing is known yet.
+        assert_eq!(parked(&mut core, &endpoint), 5_000);
+        // A day for what is held, which 64 at once could do.
+        core.pace.arrived(Duration::from_secs(64), 0);
+        core.held = 86_400;
+        assert_eq!([(); 4].map(|()| parked(&mut core, &endpoint)), [20_000, 40_000, 80_000, 160_000]);
+        core.held = 7;
+        core.pace.forget_slots();
+        assert_eq!(parked(&mut core, &endpoint), 8_000, "no further than it is");
+        // Of a rate they are exact.
+        endpoint.rate = Some(Rate { count: 1, per: Duration::from_secs(10) });
+        core.held = 6;
+        assert_eq!([(); 2].map(|()| parked(&mut core, &endpoint)), [70_000, 80_000]);
+    }
+
+    #[test]
+    fn whoever_has_room_takes_in_early_what_is_no_slot_of_a_rate() {
+        use crate::config::settings::Rate;
+        let mut endpoint = endpoint("a");
+        let takes = |core: &Core, endpoint: &Endpoint| core.takes_early(endpoint, BOUNDS, 0);
+        assert!(takes(&holding(4, 1), &endpoint));
+        assert!(!takes(&holding(5, 1), &endpoint));
+        let mut core = holding(1, 1);
+        core.paused_until = 5_001;
+        assert!(!takes(&core, &endpoint));
+        endpoint.rate = Some(Rate { count: 1, per: Duration::from_secs(1) });
+        assert!(!takes(&holding(0, 0), &endpoint));
     }
 
     #[tokio::test]

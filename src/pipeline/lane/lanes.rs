@@ -14,7 +14,8 @@
 //! one delivery to probe with. Between full and half lies the hysteresis. A retry tier is always read on, so
 //! that nobody's parked first attempt waits there behind others: what it has for a full lane takes the place of the
 //! oldest fresh delivery, or of what is due last, and is written anew only when it is that itself, or when the lane
-//! cannot send. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
+//! cannot send. The slot that it got when there was no room is a guess, unless it is a rate's: it goes as soon as its
+//! lane has nothing else to do. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
 
 use std::{
     collections::HashMap,
@@ -265,6 +266,11 @@ impl Lanes {
         let found = roomy.is_some();
         fed.roomy = roomy.or(fed.roomy.take());
         found
+    }
+
+    /// Was it parked for want of room that there is now, long before the slot that it got then?
+    pub fn take_early(&self, delivery: &Delivery) -> bool {
+        delivery.keeps_a_slot() && self.lane(&delivery.endpoint).is_some_and(|lane| lane.takes_early())
     }
 
     /// Takes out of all lanes what came from one life of a partition and is not under way.

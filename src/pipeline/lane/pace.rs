@@ -1,8 +1,8 @@
 //! How fast a lane drains, and the due times that are reserved by it for what is parked. Pure.
 //!
 //! A cursor moves on by what one delivery takes: the interval of the rate limit, or the mean duration of a successful
-//! attempt divided by how many go at once, whichever is longer. Parked deliveries get one slot each, in the order they
-//! are parked, so that they come back as fast as they can be sent and no faster.
+//! attempt divided by how many go at once (or what one took lately, if that is less), whichever is longer. Parked
+//! deliveries get one slot each, in the order they are parked, so that they come back about as fast as they can be sent.
 
 use std::time::Duration;
 
@@ -53,8 +53,10 @@ impl Pace {
     }
 
     /// Milliseconds between two deliveries with so many in flight; `None` when nothing is known.
-    pub(super) fn spacing(&self, rate: Option<Rate>, at_once: usize) -> Option<f64> {
-        let drain = self.mean.map(|mean| mean / at_once.max(1) as f64);
+    pub(super) fn spacing(&mut self, rate: Option<Rate>, at_once: usize, now: i64) -> Option<f64> {
+        // What it has done it can do again, whatever a busy moment makes of the mean.
+        let done = 1_000.0 / self.rate(now);
+        let drain = self.mean.map(|mean| (mean / at_once.max(1) as f64).min(done));
         let limit = rate.map(|rate| rate.interval().as_secs_f64() * 1000.0);
         match (drain, limit) {
             (Some(drain), Some(limit)) => Some(drain.max(limit)),
@@ -117,20 +119,33 @@ mod tests {
         for (took, rate, at_once, expected) in rows {
             let mut pace = Pace::default();
             took.into_iter().for_each(|took| pace.arrived(took, 0));
-            assert_eq!(pace.spacing(rate, at_once), expected);
+            assert_eq!(pace.spacing(rate, at_once, 0), expected);
         }
+    }
+
+    #[test]
+    fn what_was_done_lately_can_be_done_again() {
+        let mut pace = Pace::default();
+        // 200 in a second, though each took so long that one at a time could do but two.
+        (0..200).for_each(|n| pace.arrived(500 * MS, n * 5));
+        assert_eq!(pace.spacing(None, 1, 999), Some(500.0), "not measured yet");
+        assert_eq!(pace.spacing(None, 1, 1_000), Some(5.0));
+        assert_eq!(pace.spacing(None, 250, 1_000), Some(2.0), "the mean is better");
+        let rate = Rate { count: 50, per: Duration::from_secs(1) };
+        assert_eq!(pace.spacing(Some(rate), 1, 1_000), Some(20.0), "a limit is a limit");
+        assert_eq!(pace.spacing(None, 1, 3_000), Some(500.0), "nothing arrived lately");
     }
 
     #[test]
     fn a_slow_failure_takes_its_time_and_a_quick_one_says_nothing() {
         let mut pace = Pace::default();
         pace.failed(1_000 * MS);
-        assert_eq!(pace.spacing(None, 1), None, "nothing is known until something arrived");
+        assert_eq!(pace.spacing(None, 1, 0), None, "nothing is known until something arrived");
         pace.arrived(100 * MS, 0);
         pace.failed(MS);
-        assert_eq!(pace.spacing(None, 1), Some(100.0));
+        assert_eq!(pace.spacing(None, 1, 0), Some(100.0));
         pace.failed(1_100 * MS);
-        assert_eq!(pace.spacing(None, 1), Some(200.0));
+        assert_eq!(pace.spacing(None, 1, 0), Some(200.0));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(super) struct Queue {
     turns: Turns,
     /// What is not due yet, by due time and order of arrival.
     waiting: BTreeMap<(i64, u64), Delivery>,
+    /// The same for what only keeps to a slot that was reserved for it.
+    reserved: BTreeMap<(i64, u64), Delivery>,
     arrivals: u64,
     ready: usize,
 }
@@ -34,7 +36,8 @@ impl Queue {
     pub(super) fn push(&mut self, delivery: Delivery, now: i64) {
         if delivery.due > now {
             let key = self.key(&delivery);
-            self.waiting.insert(key, delivery);
+            let line = if delivery.keeps_a_slot() { &mut self.reserved } else { &mut self.waiting };
+            line.insert(key, delivery);
         } else {
             self.line_up(delivery);
         }
@@ -42,12 +45,18 @@ impl Queue {
 
     /// Lines up what has become due.
     pub(super) fn promote(&mut self, now: i64) {
-        while let Some(entry) = self.waiting.first_entry() {
-            if entry.key().0 > now {
-                break;
-            }
-            let due = entry.remove();
-            self.line_up(due);
+        while self.next_due().is_some_and(|due| due <= now) {
+            let line = if self.reserved_is_next() { &mut self.reserved } else { &mut self.waiting };
+            let due = line.pop_first().map(|(_, delivery)| delivery);
+            due.into_iter().for_each(|delivery| self.line_up(delivery));
+        }
+    }
+
+    /// Lines up so many before their slots have come.
+    pub(super) fn bring_forward(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some((_, delivery)) = self.reserved.pop_first() else { return };
+            self.line_up(delivery);
         }
     }
 
@@ -68,7 +77,7 @@ impl Queue {
 
     /// When the next of those that wait is due.
     pub(super) fn next_due(&self) -> Option<i64> {
-        self.waiting.first_key_value().map(|((due, _), _)| *due)
+        first_due(&self.waiting).into_iter().chain(first_due(&self.reserved)).min()
     }
 
     /// How many may go.
@@ -78,12 +87,17 @@ impl Queue {
 
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.reserved.len()
+    }
+
+    /// How many of them only keep to a slot.
+    pub(super) fn reserved(&self) -> usize {
+        self.reserved.len()
     }
 
     /// Is nothing here?
     pub(super) fn is_empty(&self) -> bool {
-        self.ready == 0 && self.waiting.is_empty()
+        self.ready == 0 && self.waiting() == 0
     }
 
     /// Takes out so many to be parked: of the lowest class the oldest fresh ones first, then what is due last, then
@@ -106,6 +120,7 @@ impl Queue {
         }
         self.ready -= shed.len();
         shed_last(&mut self.waiting, count, &mut shed);
+        shed_last(&mut self.reserved, count, &mut shed);
         shed
     }
 
@@ -126,9 +141,9 @@ impl Queue {
             taken.extend(own);
         }
         self.ready -= taken.len();
-        taken.extend(
-            self.waiting.extract_if(.., |_, delivery| chosen(delivery)).map(|(_, delivery)| delivery),
-        );
+        for line in [&mut self.waiting, &mut self.reserved] {
+            taken.extend(line.extract_if(.., |_, delivery| chosen(delivery)).map(|(_, delivery)| delivery));
+        }
         taken
     }
 
@@ -144,10 +159,19 @@ impl Queue {
         }
     }
 
+    fn reserved_is_next(&self) -> bool {
+        let first = |line: &BTreeMap<_, _>| first_due(line).unwrap_or(i64::MAX);
+        first(&self.reserved) < first(&self.waiting)
+    }
+
     fn key(&mut self, delivery: &Delivery) -> (i64, u64) {
         self.arrivals += 1;
         (delivery.due, self.arrivals)
     }
+}
+
+fn first_due(line: &BTreeMap<(i64, u64), Delivery>) -> Option<i64> {
+    line.first_key_value().map(|((due, _), _)| *due)
 }
 
 fn shed_last(from: &mut BTreeMap<(i64, u64), Delivery>, count: usize, shed: &mut Vec<Delivery>) {

@@ -13,7 +13,7 @@ use crate::{
     otel,
     pipeline::{
         Event, Record,
-        delivery::{Delivery, now},
+        delivery::{Delivery, millis, now},
         ledger::Carried,
         marker::{self, Act, Original},
         outcome::Reason,
@@ -125,7 +125,7 @@ impl Source {
             return settler.give_up(delivery, Reason::Expired);
         }
         let remaining = delivery.due.saturating_sub(now());
-        if remaining > i64::try_from(self.shared.hold.as_millis()).unwrap_or(i64::MAX) {
+        if remaining > millis(self.shared.hold) && !self.shared.lanes.take_early(&delivery) {
             return settler.later(delivery, reason);
         }
         self.hand(delivery).await;

@@ -179,7 +179,7 @@ impl Instance {
         if delivery.age(sim.now) >= endpoint.retry.max_age {
             return self.dead(delivery, false, Reason::Expired, sim);
         }
-        if delivery.due - sim.now > millis(sim.plan.hold) {
+        if delivery.due - sim.now > millis(sim.plan.hold) && !self.take_early(&delivery, sim) {
             return self.later(delivery, false, envelope.reason, sim);
         }
         self.reader(of).handing.push_back(delivery);
@@ -250,6 +250,12 @@ impl Instance {
             self.park(at, delivery, false, sim);
         }
         true
+    }
+
+    fn take_early(&mut self, delivery: &Delivery, sim: &Sim) -> bool {
+        let Some(at) = self.lane(number(&delivery.endpoint), sim) else { return false };
+        let Lane { core, endpoint, .. } = &self.lanes[at];
+        delivery.keeps_a_slot() && core.takes_early(endpoint, self.bounds(sim), sim.now)
     }
 
     fn another_has_room(&self, of: Of, full: usize, sim: &Sim) -> bool {

@@ -103,7 +103,7 @@ impl Lane {
         let switch = sim.switch(self.number);
         let disabled = switch.disabled_for(&url_hash(&self.endpoint.url)).is_some();
         let broken = [
-            (delivery.due > now, "attempted before its due time"),
+            (delivery.due > now && !delivery.keeps_a_slot(), "attempted before its due time"),
             (self.flights.len() >= self.endpoint.concurrency, "more in flight than the limit allows"),
             (switch.paused_since().is_some(), "sent while paused"),
             (disabled, "sent while disabled"),
