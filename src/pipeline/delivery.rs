@@ -42,11 +42,12 @@ pub struct Delivery {
     pub first_seen: i64,
     /// When its first attempt began.
     pub first_attempt: Option<i64>,
-    /// Not to be attempted before.
+    /// Not to be attempted before, unless it only keeps a slot ([`Delivery::keeps_a_slot`]).
     pub due: i64,
     /// How often it was replayed.
     pub replays: u32,
-    /// How often it was parked in a row for the same reason with no slot reserved for it: its next wait grows with it.
+    /// How often it was parked in a row for the same reason with no slot of a rate reserved for it: how far its next wait
+    /// may go grows with it.
     pub parks: u32,
     /// Why it was written to a retry topic the last time.
     pub reason: Option<Reason>,

@@ -18,14 +18,14 @@ use crate::{
     metrics::endpoint::Park,
     pipeline::{
         delivery::{Delivery, millis},
-        outcome::{self, Attempt, AttemptResult, Outcome},
+        outcome::{self, Attempt, AttemptResult, Outcome, Reason},
         switch::{Switch, url_hash},
         window::Share,
     },
 };
 
 /// The first wait of what is parked with no better idea when it may go, unless told otherwise; it doubles with each
-/// further park …
+/// further park (four times it, quadrupled with each, is the furthest that a guessed slot is believed) …
 const FIRST_WAIT: i64 = 5_000;
 /// … up to this: how late, at most, a paused endpoint's deliveries follow when it goes on.
 const LONGEST_WAIT: i64 = 15 * 60 * 1000;
@@ -258,7 +258,7 @@ impl Core {
 
     /// Does it take in what is not due before long, but only because a slot was given to it when there was less room?
     pub(super) fn takes_early(&self, endpoint: &Endpoint, bounds: Bounds, now: i64) -> bool {
-        self.has_room(bounds, now) && endpoint.rate.is_none()
+        !self.disabled && endpoint.rate.is_none() && self.has_room(bounds, now)
     }
 
     /// What it holds of this life of a partition.
@@ -293,11 +293,13 @@ impl Core {
         now: i64,
     ) -> Next {
         self.queue.promote(now);
+        let mut next = None;
         if self.queue.ready() == 0 && self.queue.reserved() > 0 {
-            self.queue.bring_forward(self.spare(endpoint, now));
+            next = self.bring_forward(endpoint, now);
         }
         if self.queue.ready() == 0 {
-            let wait = self.queue.next_due().map(|due| Duration::from_millis(due.abs_diff(now)));
+            let next = next.into_iter().chain(self.queue.next_due()).min();
+            let wait = next.map(|next| Duration::from_millis(next.abs_diff(now)));
             return wait.map_or(Next::Stop, Next::Sleep);
         }
         let sends = !self.disabled && endpoint.enabled;
@@ -327,14 +329,20 @@ impl Core {
         Next::Deliver(Box::new(delivery), begun)
     }
 
-    /// How many more could go at this moment than are there to go? None of a lane with a rate: its slots are the rate's.
-    fn spare(&self, endpoint: &Endpoint, now: i64) -> usize {
+    /// Lines up what keeps a slot, as many as could go now; or tells when some can. Slots of a rate are the rate's.
+    fn bring_forward(&mut self, endpoint: &Endpoint, now: i64) -> Option<i64> {
         if self.disabled || !endpoint.enabled || endpoint.rate.is_some() {
-            return 0;
+            return None;
         }
         match self.gate(now) {
-            Gate::Open(at_once) => at_once.saturating_sub(self.in_flight + self.queue.ready()),
-            Gate::Until(..) | Gate::Paused => 0,
+            Gate::Open(at_once) if self.in_flight < at_once => {
+                self.queue.bring_forward(at_once - self.in_flight);
+                // It has nothing else to do: whatever was reserved was reserved too far ahead.
+                self.pace.forget_slots();
+                None
+            }
+            Gate::Until(until, _) => Some(until),
+            Gate::Open(_) | Gate::Paused => None,
         }
     }
 
@@ -389,6 +397,10 @@ impl Core {
             Gate::Paused => (now, Park::Paused),
             Gate::Until(until, why) => (until, why),
             Gate::Open(_) if endpoint.rate.is_some() => (now, Park::Throttled),
+            // The receiver asked another instance for the pause that it still waits for.
+            Gate::Open(_) if delivery.due > now && delivery.reason == Some(Reason::Throttled) => {
+                (now, Park::Throttled)
+            }
             Gate::Open(_) => (now, Park::Full),
         };
         // What it waited for until now says nothing about how long this will last.
@@ -408,7 +420,7 @@ impl Core {
                         return why;
                     }
                     // How fast it will be is a guess, which is believed the further the more often it was right.
-                    slot.min(from + self.doubled(delivery.parks.saturating_add(1)))
+                    slot.min(from + self.doubled(delivery.parks.saturating_add(1).saturating_mul(2)))
                 }
                 // Nobody knows how fast it will be.
                 None => from + self.doubled(delivery.parks),
@@ -541,7 +553,6 @@ fn signal(attempt: &Attempt, late: Duration) -> Signal {
 
 /// What the outcome says about the endpoint's health; nothing when the receiver only asked for a pause, or is gone.
 fn is_success(outcome: &Outcome) -> Option<bool> {
-    use crate::pipeline::outcome::Reason;
     match outcome {
         Outcome::Delivered => Some(true),
         Outcome::Retry { charged: false, .. } => None,
@@ -755,10 +766,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_keeps_a_slot_goes_early_when_there_is_nothing_else_to_do() {
-        use crate::{config::settings::Rate, pipeline::outcome::Reason};
+        use crate::config::settings::Rate;
         type Make = fn(&mut Core, &mut Endpoint, &mut Delivery);
         // The time is 1,000; all three are due at 9,000, and two may be under way at once.
-        let rows: [(&str, Make, usize); 10] = [
+        let rows: [(&str, Make, usize); 11] = [
             ("slots", |_, _, _| {}, 2),
             ("one is under way", |core, _, _| core.in_flight = 1, 1),
             ("both are", |core, _, _| core.in_flight = 2, 0),
@@ -774,6 +785,7 @@ mod tests {
             ),
             // They are given up when they are due.
             ("switched off", |_, endpoint, _| endpoint.enabled = false, 0),
+            ("disabled", |core, _, _| core.disabled = true, 0),
         ];
         for (what, make, expected) in rows {
             let mut endpoint = endpoint("a");
@@ -789,11 +801,21 @@ mod tests {
                 make(&mut core, &mut endpoint, &mut delivery);
                 core.push(delivery, 1_000);
             }
+            core.pace.reserve(9_000, 0, 1.0);
             let mut went = 0;
-            while let Next::Deliver(..) = core.next(&endpoint, || Ok(()), 1_000) {
-                went += 1;
-            }
+            let then = loop {
+                match core.next(&endpoint, || Ok(()), 1_000) {
+                    Next::Deliver(..) => went += 1,
+                    then => break then,
+                }
+            };
             assert_eq!(went, expected, "{what}");
+            assert_eq!(core.pace.cursor(1_000).is_none(), expected > 0, "{what}");
+            let wait = if what == "asked to wait" { 1 } else { 8_000 };
+            assert!(
+                matches!(then, Next::Sleep(time) if time == Duration::from_millis(wait)),
+                "{what}: {then:?}"
+            );
             assert_eq!(core.queue.waiting(), 3 - expected, "{what}");
             assert_eq!(core.queue.next_due(), Some(9_000), "{what}");
         }
@@ -814,14 +836,49 @@ mod tests {
         // A day for what is held, which 64 at once could do.
         core.pace.arrived(Duration::from_secs(64), 0);
         core.held = 86_400;
-        assert_eq!([(); 4].map(|()| parked(&mut core, &endpoint)), [20_000, 40_000, 80_000, 160_000]);
+        assert_eq!([(); 3].map(|()| parked(&mut core, &endpoint)), [80_000, 320_000, 900_000]);
         core.held = 7;
         core.pace.forget_slots();
         assert_eq!(parked(&mut core, &endpoint), 8_000, "no further than it is");
+        // The receiver's pause, of which another instance knows, is exact.
+        core.pace.forget_slots();
+        delivery.reason = Some(Reason::Throttled);
+        delivery.due = 90_000;
+        assert_eq!(core.park(&mut delivery, &endpoint, 0.0, 1_000), Park::Throttled);
+        assert_eq!(std::mem::take(&mut delivery.due), 90_000);
+        core.pace.forget_slots();
+        let mut parked = |core: &mut Core, endpoint: &Endpoint| {
+            core.park(&mut delivery, endpoint, 0.0, 1_000);
+            std::mem::take(&mut delivery.due) - 1_000
+        };
         // Of a rate they are exact.
         endpoint.rate = Some(Rate { count: 1, per: Duration::from_secs(10) });
         core.held = 6;
         assert_eq!([(); 2].map(|()| parked(&mut core, &endpoint)), [70_000, 80_000]);
+    }
+
+    #[tokio::test]
+    async fn what_came_before_its_slot_makes_way_for_what_is_due() {
+        let mut core = Core::new(&endpoint("a"), &Switch::default(), 0);
+        for (attempts, due_at, reason) in [
+            (1, 2_000, Reason::Status),
+            (1, 500, Reason::Status),
+            (0, 9_000, Reason::Full),
+            (0, 500, Reason::Full),
+        ] {
+            let reason = Some(reason);
+            core.push(Delivery { attempts, reason, ..due(due_at).await }, 1_000);
+        }
+        let mut shed = || {
+            let ready = core.queue.ready();
+            let shed = core.queue.shed(1).pop().map(|delivery| (delivery.attempts, delivery.due));
+            (shed, ready - core.queue.ready())
+        };
+        assert_eq!(shed(), (Some((0, 500)), 1), "fresh");
+        assert_eq!(shed(), (Some((0, 9_000)), 0), "early");
+        assert_eq!(shed(), (Some((1, 500)), 1), "due");
+        assert_eq!(shed(), (Some((1, 2_000)), 0), "waits");
+        assert_eq!(shed(), (None, 0));
     }
 
     #[test]
@@ -834,6 +891,8 @@ mod tests {
         let mut core = holding(1, 1);
         core.paused_until = 5_001;
         assert!(!takes(&core, &endpoint));
+        (core.paused_until, core.disabled) = (0, true);
+        assert!(!takes(&core, &endpoint), "it sends nothing, and has nothing to be early for");
         endpoint.rate = Some(Rate { count: 1, per: Duration::from_secs(1) });
         assert!(!takes(&holding(0, 0), &endpoint));
     }

@@ -13,9 +13,10 @@
 //! `hold` (breaker, pause, far slot) counts as full as soon as another one that was fed before has room, and keeps but
 //! one delivery to probe with. Between full and half lies the hysteresis. A retry tier is always read on, so
 //! that nobody's parked first attempt waits there behind others: what it has for a full lane takes the place of the
-//! oldest fresh delivery, or of what is due last, and is written anew only when it is that itself, or when the lane
-//! cannot send. The slot that it got when there was no room is a guess, unless it is a rate's: it goes as soon as its
-//! lane has nothing else to do. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
+//! oldest fresh delivery, of what came before its slot, or of what is due last, and is written anew only when it is
+//! that itself, or when the lane cannot send. The slot that it got when there was no room is a guess, unless it is a
+//! rate's: its tier hands it over before when the lane has room, and the lane sends it when it has nothing else to do. A
+//! queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
 
 use std::{
     collections::HashMap,

@@ -3,6 +3,7 @@
 //! A cursor moves on by what one delivery takes: the interval of the rate limit, or the mean duration of a successful
 //! attempt divided by how many go at once (or what one took lately, if that is less), whichever is longer. Parked
 //! deliveries get one slot each, in the order they are parked, so that they come back about as fast as they can be sent.
+//! Slots of a rate are exact; the others are guesses, which the lane cuts short when it sees more than they knew.
 
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ impl Pace {
 
     /// Forgets what was measured and reserved: it is another receiver.
     pub(super) fn start_over(&mut self) {
-        (self.cursor, self.mean) = (0.0, None);
+        *self = Self::default();
     }
 
     /// Forgets what was reserved.
@@ -94,7 +95,8 @@ impl Pace {
     fn measure(&mut self, now: i64) {
         let over = now - self.since;
         if !(0..MEASURED_OVER).contains(&over) {
-            self.rate = f64::from(self.arrived) * 1000.0 / over.max(1) as f64;
+            // Nothing was measured when the clock was set back.
+            self.rate = if over > 0 { f64::from(self.arrived) * 1000.0 / over as f64 } else { 0.0 };
             (self.arrived, self.since) = (0, now);
         }
     }
@@ -134,6 +136,12 @@ mod tests {
         let rate = Rate { count: 50, per: Duration::from_secs(1) };
         assert_eq!(pace.spacing(Some(rate), 1, 1_000), Some(20.0), "a limit is a limit");
         assert_eq!(pace.spacing(None, 1, 3_000), Some(500.0), "nothing arrived lately");
+        pace.arrived(500 * MS, 3_500);
+        assert_eq!(pace.spacing(None, 1, 2_000), Some(500.0), "the clock was set back");
+        (0..200).for_each(|n| pace.arrived(500 * MS, 2_000 + n * 5));
+        pace.start_over();
+        pace.arrived(500 * MS, 3_000);
+        assert_eq!(pace.spacing(None, 1, 3_000), Some(500.0), "it is another receiver");
     }
 
     #[test]

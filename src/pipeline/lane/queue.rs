@@ -100,9 +100,10 @@ impl Queue {
         self.ready == 0 && self.waiting() == 0
     }
 
-    /// Takes out so many to be parked: of the lowest class the oldest fresh ones first, then what is due last, then
-    /// what waits longest. Whoever came back for its slot would otherwise be written again and again. What came from a
-    /// queue of the endpoint's own has its place there, in an order perhaps, and is left alone.
+    /// Takes out so many to be parked: of the lowest class the oldest fresh ones first, then what came before its slot,
+    /// then what is due last, then what waits longest. Whoever came back for its slot would otherwise be written again
+    /// and again. What came from a queue of the endpoint's own has its place there, in an order perhaps, and is left
+    /// alone.
     pub(super) fn shed(&mut self, count: usize) -> Vec<Delivery> {
         let mut shed = Vec::new();
         for Line { fresh, .. } in self.lines.iter_mut().rev() {
@@ -115,12 +116,14 @@ impl Queue {
                 }
             }
         }
+        self.ready -= shed.len();
+        shed_last(&mut self.reserved, count, &mut shed);
+        let before = shed.len();
         for Line { returned, .. } in self.lines.iter_mut().rev() {
             shed_last(returned, count, &mut shed);
         }
-        self.ready -= shed.len();
+        self.ready -= shed.len() - before;
         shed_last(&mut self.waiting, count, &mut shed);
-        shed_last(&mut self.reserved, count, &mut shed);
         shed
     }
 

@@ -51,7 +51,7 @@ pub struct Report {
     pub paused_until: Option<i64>,
     /// Why nothing is sent and everything is dead-lettered: `gone` or `failing`.
     pub disabled: Option<String>,
-    /// The last slot reserved for what was parked: what is parked next is due after it.
+    /// The last slot reserved for what was parked, while no later look showed that it lies too far ahead.
     pub cursor: Option<i64>,
     /// Since when every attempt has failed.
     pub failing_since: Option<i64>,
