@@ -1,6 +1,10 @@
 //! Looks at the cluster from beside, on a thread of its own: the state topic, topics that come, lag, brokers.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +71,7 @@ impl Observation {
             if Instant::now() >= lag {
                 let mut ends = Ends::new();
                 self.report(health, self.look_at_lag(shared, &mut ends, stop));
-                self.look_at_own(shared, &mut ends, turn);
+                self.look_at_own(shared, ends, turn);
                 turn += 1;
                 health.joined(self.group.is_member());
                 lag = Instant::now() + LAG;
@@ -105,24 +109,27 @@ impl Observation {
         // Before the brokers are asked: commits go on meanwhile.
         let believed: Vec<_> = assigned.iter().map(|(_, life)| life.believed_committed()).collect();
         let committed = self.observer.committed(&partitions)?;
+        *ends = self.ends(&partitions);
         for (((of, life), believed), committed) in assigned.into_iter().zip(believed).zip(committed) {
             if stop.is_cancelled() {
                 return Ok(());
             }
             self.pulse.beat();
-            let (low, high) = match self.observer.watermarks(&of) {
-                Ok(bounds) => bounds,
-                Err(error) => {
-                    debug!(topic = %of.topic, partition = of.partition, %error, "bounds unknown");
-                    continue;
-                }
-            };
+            let Some(high) = ends.get(&of).copied() else { continue };
             life.see_end(high);
-            ends.insert(of.clone(), high);
-            if let Some((committed, _)) = &committed {
-                self.positions.forget_passed(&of, *committed);
-            }
-            let committed = committed.map_or(low, |(offset, _)| offset);
+            let committed = match committed {
+                Some((committed, _)) => {
+                    self.positions.forget_passed(&of, committed);
+                    committed
+                }
+                None => match self.observer.watermarks(&of) {
+                    Ok((low, _)) => low,
+                    Err(error) => {
+                        debug!(topic = %of.topic, partition = of.partition, %error, "bounds unknown");
+                        continue;
+                    }
+                },
+            };
             life.compare_committed(believed, committed);
             // It may have been taken away meanwhile, and its series with it.
             let Some(gauges) = shared.metrics.partition(&of.topic, of.partition) else { continue };
@@ -133,19 +140,32 @@ impl Observation {
         Ok(())
     }
 
+    /// The ends of partitions, as far as the brokers tell them. One that they do not know fails the request for all, so
+    /// then each is asked for alone.
+    fn ends(&self, of: &[TopicPartition]) -> Ends {
+        self.pulse.beat();
+        self.observer.ends(of).unwrap_or_else(|error| {
+            debug!(%error, "the ends of partitions are not told together");
+            let one = |of: &TopicPartition| {
+                self.pulse.beat();
+                let (_, end) = self.observer.watermarks(of).ok()?;
+                Some((of.clone(), end))
+            };
+            of.iter().filter_map(one).collect()
+        })
+    }
+
     /// The partitions of own queues are those of the main group once more, so their ends are mostly known.
-    fn look_at_own(&self, shared: &Shared, ends: &mut Ends, turn: usize) {
+    fn look_at_own(&self, shared: &Shared, mut ends: Ends, turn: usize) {
         let mut lags = HashMap::new();
-        for (number, Seen { endpoint, consumer, lives }) in self.own.seen().into_iter().enumerate() {
+        let seen = self.own.seen();
+        let all = seen.iter().flat_map(|Seen { lives, .. }| lives.iter().map(|(of, _)| of));
+        let unknown: HashSet<_> = all.filter(|of| !ends.contains_key(*of)).cloned().collect();
+        ends.extend(self.ends(&unknown.into_iter().collect::<Vec<_>>()));
+        for (number, Seen { endpoint, consumer, lives }) in seen.into_iter().enumerate() {
             let mut lag = 0;
             for (of, life) in &lives {
-                self.pulse.beat();
-                let looked = match ends.get(of) {
-                    Some(end) => Ok(*end),
-                    None => self.observer.watermarks(of).map(|(_, end)| end),
-                };
-                let Ok(end) = looked else { continue };
-                ends.insert(of.clone(), end);
+                let Some(end) = ends.get(of).copied() else { continue };
                 life.see_end(end);
                 lag += (end - life.ledger().base()).max(0);
             }

@@ -3,7 +3,7 @@
 //! Every call blocks its thread; none of them joins the group or moves an offset of a running one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -76,6 +76,26 @@ impl Observer {
     /// The first and the end offset of a partition.
     pub fn watermarks(&self, of: &TopicPartition) -> Result<(i64, i64), Error> {
         Ok(self.0.looks.fetch_watermarks(&of.topic, of.partition, LOOK_UP)?)
+    }
+
+    /// The ends of partitions, with one request to each broker that leads some of them; those that it does not tell are
+    /// missing.
+    pub fn ends(&self, of: &[TopicPartition]) -> Result<HashMap<TopicPartition, i64>, Error> {
+        if of.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut list = TopicPartitionList::with_capacity(of.len());
+        for of in of {
+            // The time −1 asks for the end: <https://kafka.apache.org/protocol.html#The_Messages_ListOffsets>.
+            list.add_partition_offset(&of.topic, of.partition, Offset::End)?;
+        }
+        let answer = self.0.looks.offsets_for_times(list, LOOK_UP)?;
+        let told = |of: &TopicPartition| {
+            let element = answer.find_partition(&of.topic, of.partition)?;
+            let end = element.error().is_ok().then(|| element.offset().to_raw())??;
+            (end >= 0).then(|| (of.clone(), end))
+        };
+        Ok(of.iter().filter_map(told).collect())
     }
 
     /// The end of a partition, if it is told in time.

@@ -134,9 +134,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+        time::timeout,
+    };
 
     use super::*;
+
+    /// Everything here takes milliseconds; a starved machine may take longer.
+    const PATIENT: Duration = Duration::from_secs(20);
 
     /// Several times what is gathered, and no two places alike.
     fn bytes() -> Vec<u8> {
@@ -163,7 +171,8 @@ mod tests {
             if rest.is_empty() { written } else { Poll::Pending }
         });
         let mut came = vec![0; sent.len()];
-        let (written, read) = tokio::join!(driver, far.read_exact(&mut came));
+        let both = async { tokio::join!(driver, far.read_exact(&mut came)) };
+        let (written, read) = timeout(PATIENT, both).await.expect("it stands still");
         written.unwrap();
         assert_eq!(read.unwrap(), sent.len());
         assert!(came == sent, "the bytes or their order have changed");
@@ -213,7 +222,8 @@ mod tests {
             writer.write_all(&sent[..CAPACITY]).await.unwrap();
             writer.shutdown().await.unwrap();
         };
-        let ((), read) = tokio::join!(write, far.read_to_end(&mut came));
+        let both = async { tokio::join!(write, far.read_to_end(&mut came)) };
+        let ((), read) = timeout(PATIENT, both).await.expect("it stands still");
         read.unwrap();
         assert!(came == sent[..CAPACITY]);
     }
