@@ -55,7 +55,8 @@ impl Rig {
             prefix: format!("{name}-own"),
             group: format!("{name}-group"),
         };
-        rig.cluster.create_topic(&rig.topic, partitions, &[]).await;
+        // Some records are older than what brokers keep by default, and they look every five minutes.
+        rig.cluster.create_topic(&rig.topic, partitions, &[("retention.ms", "-1")]).await;
         rig
     }
 
