@@ -3,7 +3,7 @@
 //! Among classes (priority, and whether it is a retry) turns are shared by weight; within a class what came back from
 //! a wait goes first, the longest due before the others, and fresh events after it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map::OccupiedEntry};
 
 use crate::pipeline::{
     delivery::Delivery,
@@ -45,10 +45,8 @@ impl Queue {
 
     /// Lines up what has become due.
     pub(super) fn promote(&mut self, now: i64) {
-        while self.next_due().is_some_and(|due| due <= now) {
-            let line = if self.reserved_is_next() { &mut self.reserved } else { &mut self.waiting };
-            let due = line.pop_first().map(|(_, delivery)| delivery);
-            due.into_iter().for_each(|delivery| self.line_up(delivery));
+        while let Some(due) = pop_due(&mut self.waiting, now).or_else(|| pop_due(&mut self.reserved, now)) {
+            self.line_up(due);
         }
     }
 
@@ -162,15 +160,14 @@ impl Queue {
         }
     }
 
-    fn reserved_is_next(&self) -> bool {
-        let first = |line: &BTreeMap<_, _>| first_due(line).unwrap_or(i64::MAX);
-        first(&self.reserved) < first(&self.waiting)
-    }
-
     fn key(&mut self, delivery: &Delivery) -> (i64, u64) {
         self.arrivals += 1;
         (delivery.due, self.arrivals)
     }
+}
+
+fn pop_due(line: &mut BTreeMap<(i64, u64), Delivery>, now: i64) -> Option<Delivery> {
+    line.first_entry().filter(|entry| entry.key().0 <= now).map(OccupiedEntry::remove)
 }
 
 fn first_due(line: &BTreeMap<(i64, u64), Delivery>) -> Option<i64> {
@@ -197,9 +194,6 @@ impl Line {
     }
 
     fn first_mut(&mut self) -> Option<&mut Delivery> {
-        self.returned
-            .first_entry()
-            .map(std::collections::btree_map::OccupiedEntry::into_mut)
-            .or(self.fresh.front_mut())
+        self.returned.first_entry().map(OccupiedEntry::into_mut).or(self.fresh.front_mut())
     }
 }
