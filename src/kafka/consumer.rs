@@ -5,11 +5,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc},
     time::Duration,
 };
 
@@ -31,7 +27,7 @@ use tracing::{error, warn};
 
 use super::{
     client_config,
-    statistics::{Statistics, Watch},
+    statistics::{Membership, Statistics, Watch},
 };
 use crate::{
     config::settings::Kafka,
@@ -159,7 +155,7 @@ impl Consumer {
             rebalance,
             watch: metrics.map(|metrics| Watch::new(metrics, broker::Client::Consumer, BROKERS)),
             consumer: OnceLock::new(),
-            member: AtomicBool::new(false),
+            membership: Membership::none(),
             restarts: Mutex::default(),
             poll: match budget {
                 Budget::Ample(_) => POLL,
@@ -182,7 +178,7 @@ impl Consumer {
 
     /// Is the process a member of the group, with or without partitions, as far as the client knows?
     pub fn is_member(&self) -> bool {
-        self.0.context().member.load(Ordering::Acquire)
+        self.0.context().membership.holds()
     }
 
     /// Subscribes to exactly these topics, instead of those before. An empty list leaves the group.
@@ -535,7 +531,7 @@ struct Context {
     rebalance: Arc<dyn Rebalance>,
     watch: Option<Watch>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
-    member: AtomicBool,
+    membership: Membership,
     /// Partitions to begin anew, for the polling thread.
     restarts: Mutex<Vec<Restart>>,
     poll: Duration,
@@ -561,7 +557,7 @@ impl ClientContext for Context {
     fn stats_raw(&self, json: &[u8]) {
         let Some(told) = Statistics::read(json) else { return };
         if let Some(member) = told.is_member() {
-            self.member.store(member, Ordering::Release);
+            self.membership.told(member);
         }
         self.watch.iter().for_each(|watch| watch.take_in(&told));
     }
@@ -618,6 +614,8 @@ impl Context {
             RebalanceProtocol::Cooperative => base.incremental_assign(list)?,
             RebalanceProtocol::Eager | RebalanceProtocol::None => base.assign(list)?,
         }
+        self.membership.assigned();
+        self.membership.assigned();
         self.rebalance.assigned(queues);
         Ok(())
     }

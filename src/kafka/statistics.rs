@@ -7,7 +7,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -62,6 +65,38 @@ impl<'a> Statistics<'a> {
     /// Is the client a member of its group? `None` when it has none.
     pub(super) fn is_member(&self) -> Option<bool> {
         self.cgrp.as_ref().map(|group| group.state == "up" && group.join_state == "steady")
+    }
+}
+
+/// Is the client a member of its group, as far as it knows?
+///
+/// An assignment says so at once. What the client tells of itself may be older than the assignment before which it is
+/// read, so it takes two such documents in a row to be none.
+#[derive(Debug)]
+pub(super) struct Membership(AtomicU8);
+
+/// So many documents in a row must say that the client is no member.
+const DENIALS: u8 = 2;
+
+impl Membership {
+    /// Of a client that has not joined.
+    pub(super) fn none() -> Self {
+        Self(AtomicU8::new(DENIALS))
+    }
+
+    /// The group has assigned partitions, or none, to the client.
+    pub(super) fn assigned(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
+    /// The client has told of itself.
+    pub(super) fn told(&self, member: bool) {
+        let denials = if member { 0 } else { self.0.load(Ordering::Acquire).saturating_add(1) };
+        self.0.store(denials, Ordering::Release);
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.0.load(Ordering::Acquire) < DENIALS
     }
 }
 
@@ -193,6 +228,27 @@ mod tests {
             ("no document", None),
         ] {
             assert_eq!(Statistics::read(json.as_bytes()).map(|told| told.is_member()), member, "{json}");
+        }
+    }
+
+    #[test]
+    fn one_document_that_is_older_than_the_assignment_takes_nobody_out_of_the_group() {
+        let membership = Membership::none();
+        assert!(!membership.holds());
+        // What the client tells, `None` for an assignment, and what is believed then.
+        let rows = [
+            (Some(false), false),
+            (None, true),
+            (Some(false), true),
+            (Some(true), true),
+            (Some(false), true),
+            (Some(false), false),
+            (Some(false), false),
+            (Some(true), true),
+        ];
+        for (number, (told, member)) in rows.into_iter().enumerate() {
+            told.map_or_else(|| membership.assigned(), |told| membership.told(told));
+            assert_eq!(membership.holds(), member, "row {number}");
         }
     }
 

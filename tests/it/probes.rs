@@ -7,7 +7,7 @@ use rdkafka::{
 use serde_json::Value;
 
 use crate::support::{
-    PATIENCE,
+    PATIENCE, Rig,
     arauto::Arauto,
     broker::Broker,
     cluster::Cluster,
@@ -62,6 +62,30 @@ async fn it_is_ready_as_a_member_whose_brokers_answer_and_until_it_stops() {
     hook.wake();
     assert_eq!(arauto.ended(PATIENCE).await.code(), Some(0));
     assert_eq!(hook.accepted_bodies(), ["under way".to_owned()].into());
+}
+
+/// Whoever rolls out a new version takes an instance that was ready once for one that delivers.
+#[tokio::test(flavor = "multi_thread")]
+async fn once_ready_it_stays_ready() {
+    let rig = Rig::new("ready", 1).await;
+    let hook = Hook::start(|_| Reply::ok().when_woken()).await;
+    let file = rig.config().endpoint(Endpoint::new("shop", &hook.url())).write();
+    let mut arauto = Arauto::run(&file.path()).await;
+    // Lag is seen with the same look that tells whether it is a member: three of them.
+    for record in 1..=3 {
+        rig.cluster.produce(&[NewRecord::new(&rig.topic, format!("order {record}"))]).await;
+        until(PATIENCE, "the record to be seen", async || {
+            let (status, body) = arauto.get("/readyz").await.expect("the admin server answers");
+            assert_eq!(status, 200, "{body}");
+            let lag = [("topic", rig.topic.as_str()), ("partition", "0")];
+            arauto.metrics().await.value("arauto_partition_lag", &lag) == Some(f64::from(record))
+        })
+        .await;
+    }
+    hook.script(|_| Reply::ok());
+    hook.wake();
+    hook.wait_for(3, PATIENCE).await;
+    assert_eq!(arauto.stop().await, 0);
 }
 
 /// On the embedded broker, because a real one cannot be told to refuse.
