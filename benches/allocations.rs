@@ -63,7 +63,7 @@ fn measure(broker: &Broker, events: u64) {
         wait_for("deliveries", || {
             // Asking allocates as well.
             std::thread::sleep(every);
-            unique = receiver::report(&address).all.unique;
+            unique = receiver::arrived(&address);
             unique >= least
         });
         (unique, dhat::HeapStats::get())

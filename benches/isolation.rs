@@ -279,12 +279,11 @@ fn many(broker: &Broker, endpoints: u64) -> Many {
         tenant: Some(format!("t{}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % endpoints)),
         ..Event::new(n)
     });
-    let mut report = receiver::Report::default();
     wait_for("all events", || {
         assert!(!arauto.has_ended(), "arauto ended");
-        report = receiver::report(&address);
-        report.all.unique == events
+        receiver::arrived(&address) == events
     });
+    let report = receiver::report(&address);
     assert_eq!((report.all.requests, report.refused), (events, 0));
     let active = arauto.usage();
     Many {
