@@ -11,6 +11,10 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 
 use super::Opening;
 
+/// Head and body of a request that are no longer than this together are sent as one piece: to copy them costs less than
+/// what the operating system does for two (`writev`, where one is a plain `send`).
+const SMALL: usize = 4096;
+
 /// A connection, and how it was opened if anybody wanted to know.
 #[derive(Debug)]
 pub(in crate::http) struct Stream<S> {
@@ -66,6 +70,81 @@ impl<S: Write + Unpin> Write for Stream<S> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if length <= SMALL {
+            let mut joined = [0; SMALL];
+            let mut free = &mut joined[..];
+            for buffer in buffers {
+                let (filled, rest) = free.split_at_mut(buffer.len());
+                filled.copy_from_slice(buffer);
+                free = rest;
+            }
+            return Pin::new(&mut self.io).poll_write(context, &joined[..length]);
+        }
         Pin::new(&mut self.io).poll_write_vectored(context, buffers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::TokioIo;
+
+    use super::*;
+
+    /// Tells of each write how long it was, and whether it came in one piece; takes half of each.
+    #[derive(Default)]
+    struct Far {
+        writes: Vec<(usize, bool)>,
+        taken: Vec<u8>,
+    }
+
+    impl tokio::io::AsyncWrite for Far {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            piece: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let taken = piece.len().div_ceil(2);
+            self.writes.push((piece.len(), true));
+            self.taken.extend(&piece[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            pieces: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let length = pieces.iter().map(|piece| piece.len()).sum();
+            self.writes.push((length, false));
+            pieces.iter().for_each(|piece| self.taken.extend(&**piece));
+            Poll::Ready(Ok(length))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_is_small_is_one_piece_and_nothing_of_it_is_lost() {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(SMALL + 1).collect();
+        for (split, length, in_one) in
+            [(0, 0, true), (1, 3, true), (300, 1_324, true), (SMALL, SMALL, true), (300, SMALL + 1, false)]
+        {
+            let (head, body) = bytes[..length].split_at(split);
+            let mut stream = Stream { io: TokioIo::new(Far::default()), opening: None };
+            let pieces = [io::IoSlice::new(head), io::IoSlice::new(body)];
+            let written = Pin::new(&mut stream).poll_write_vectored(&mut context, &pieces);
+            let Poll::Ready(Ok(written)) = written else { panic!("{written:?}") };
+            let far = stream.io.into_inner();
+            assert_eq!(far.writes, [(length, in_one)]);
+            assert_eq!(far.taken, bytes[..written], "{length}");
+        }
     }
 }
