@@ -264,8 +264,9 @@ pub(crate) fn report(address: &str) -> Report {
 pub(crate) fn get(url: &str) -> String {
     static ASKING: LazyLock<(tokio::runtime::Runtime, reqwest::Client)> = LazyLock::new(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        // The receiver is the only one that could have made its certificate. Receivers come and go.
+        // The receiver is the only one that could have made its certificate.
         let client = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
+        // Whoever comes next at the same address is another one.
         let client = client.pool_max_idle_per_host(0).build();
         (runtime.expect("a runtime"), client.expect("a client"))
     });

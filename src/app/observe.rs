@@ -73,7 +73,7 @@ impl Observation {
                 self.report(health, self.look_at_lag(shared, &mut ends, stop));
                 self.look_at_own(shared, ends, turn);
                 turn += 1;
-                health.joined(self.group.is_member());
+                self.tell_membership(health);
                 lag = Instant::now() + LAG;
             }
             if Instant::now() >= topics {
@@ -83,6 +83,14 @@ impl Observation {
             std::thread::sleep(STATE);
         }
         self.pulse.rest();
+    }
+
+    fn tell_membership(&self, health: &Health) {
+        health.joined(self.group.is_member());
+        // It may have become one meanwhile, and said so before this did.
+        if self.group.is_member() {
+            health.joined(true);
+        }
     }
 
     fn report(&self, health: &Health, looked: Result<(), consumer::Error>) {

@@ -615,7 +615,6 @@ impl Context {
             RebalanceProtocol::Eager | RebalanceProtocol::None => base.assign(list)?,
         }
         self.membership.assigned();
-        self.membership.assigned();
         self.rebalance.assigned(queues);
         Ok(())
     }
