@@ -403,10 +403,6 @@ impl Core {
             }
             Gate::Open(_) => (now, Park::Full),
         };
-        // It came before its slot, behind which others have theirs; a second one would count it twice.
-        if why == Park::Full && delivery.keeps_a_slot() && delivery.due > now {
-            return why;
-        }
         // What it waited for until now says nothing about how long this will last.
         if delivery.reason.replace(why.reason()) != Some(why.reason()) {
             delivery.parks = 0;
@@ -859,24 +855,6 @@ mod tests {
         endpoint.rate = Some(Rate { count: 1, per: Duration::from_secs(10) });
         core.held = 6;
         assert_eq!([(); 2].map(|()| parked(&mut core, &endpoint)), [70_000, 80_000]);
-    }
-
-    #[tokio::test]
-    async fn whoever_makes_way_before_its_slot_keeps_it() {
-        let endpoint = endpoint("a");
-        let mut core = holding(100, 0);
-        core.pace.arrived(Duration::from_secs(64), 0);
-        let mut delivery = due(0).await;
-        let mut parked = |core: &mut Core, now| {
-            assert_eq!(core.park(&mut delivery, &endpoint, 0.0, now), Park::Full);
-            (delivery.due, delivery.parks)
-        };
-        let slot = (20_000, 1);
-        assert_eq!(parked(&mut core, 0), slot);
-        let cursor = core.pace.cursor(0);
-        assert_eq!(parked(&mut core, 19_999), slot, "it came early");
-        assert_eq!(core.pace.cursor(0), cursor);
-        assert_eq!(parked(&mut core, 20_000).1, 2, "there was no room when it came");
     }
 
     #[tokio::test]
