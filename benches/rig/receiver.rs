@@ -2,7 +2,7 @@
 //!
 //! `/ok/…` is answered 200 at once, `/once` with 500 the first time an event comes, `/503` with 503, `/slow` with 200
 //! after two seconds, `/silent` never. `GET /stats` tells what arrived and was answered 2xx, `GET /arrived` only how many
-//! events, at hardly any cost. It is a collector of spans as well.
+//! events, `GET /arrived/ok/7` how many at `/ok/7`, at hardly any cost. It is a collector of spans as well.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -174,8 +174,7 @@ async fn answer(
     let path = request.uri().path().to_owned();
     let told = match path.as_str() {
         "/stats" => Some(tell(&shared)),
-        "/arrived" => Some(count(&shared)),
-        _ => None,
+        path => path.strip_prefix("/arrived").map(|at| count(&shared, at)),
     };
     if let Some(told) = told {
         return Ok(Response::new(Full::new(Bytes::from(told))));
@@ -245,14 +244,22 @@ fn tell(shared: &Shared) -> String {
     serde_json::to_string(&report).expect("plain values have a JSON form")
 }
 
-fn count(shared: &Shared) -> String {
+/// The events at one path, or at all of them.
+fn count(shared: &Shared, at: &str) -> String {
     let paths = shared.paths.lock().expect("nobody panics");
-    paths.values().map(|seen| seen.events.len()).sum::<usize>().to_string()
+    let events = |seen: &Seen| seen.events.len();
+    let all = || paths.values().map(events).sum();
+    if at.is_empty() { all() } else { paths.get(at).map_or(0, events) }.to_string()
 }
 
 /// How many events a receiver at this address has answered 2xx, counted once per path: to be asked while it is measured.
 pub(crate) fn arrived(address: &str) -> u64 {
-    get(&format!("{address}/arrived")).parse().expect("a number")
+    arrived_at(address, "")
+}
+
+/// The same at one path.
+pub(crate) fn arrived_at(address: &str, path: &str) -> u64 {
+    get(&format!("{address}/arrived{path}")).parse().expect("a number")
 }
 
 /// What a receiver at this address has seen. Latencies are sorted for it, which takes the receiver milliseconds.
