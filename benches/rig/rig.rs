@@ -1,5 +1,7 @@
 //! What the end-to-end benches share: a broker, events, a receiver, processes and tables.
 
+use std::sync::LazyLock;
+
 pub(crate) mod broker;
 pub(crate) mod process;
 pub(crate) mod receiver;
@@ -11,6 +13,16 @@ pub(crate) const WARM: u64 = 9_000_000_000;
 /// The secret everything is signed with.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
+/// What events are padded with.
+static WORDS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let words = "address amount article balance billing bottle carrier change city colour company country coupon currency \
+                 customer delivery discount due express first fragile from gift green gross house invoice item large last \
+                 line mail name net number order paid parcel pending phone please price product quantity reason refund \
+                 return second shipping shop size small standard stock street tax the total tracking unit until voucher \
+                 warehouse weight";
+    words.split(' ').collect()
+});
+
 /// One event to be.
 pub(crate) struct Event {
     pub(crate) body: Vec<u8>,
@@ -19,12 +31,21 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// A JSON event of 1 KiB that begins with its number and the time now.
+    /// A JSON event of 1 KiB that begins with its number and the time now. The rest is words in an order of its own, so
+    /// that it compresses as text does and not as a row of equal letters would.
     pub(crate) fn new(number: u64) -> Self {
         let at = receiver::micros();
-        let head = format!("{{\"n\":\"{number:010}\",\"at\":{at:016},\"type\":\"order.created\",\"pad\":\"");
-        let mut body = head.into_bytes();
-        body.resize(SIZE - 2, b'x');
+        let mut body =
+            format!("{{\"n\":\"{number:010}\",\"at\":{at:016},\"type\":\"order.created\",\"note\":\"")
+                .into_bytes();
+        let mut random = number;
+        while body.len() < SIZE - 2 {
+            // A linear congruential generator with the constants of Knuth's MMIX.
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            body.extend_from_slice(WORDS[(random >> 33) as usize % WORDS.len()].as_bytes());
+            body.push(b' ');
+        }
+        body.truncate(SIZE - 2);
         body.extend_from_slice(b"\"}");
         Self { body, key: None, tenant: None }
     }
