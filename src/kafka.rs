@@ -12,6 +12,7 @@ use tracing::{Level, debug, enabled, error, info, warn};
 
 use crate::config::settings;
 
+mod ahead;
 pub mod consumer;
 pub mod headers;
 pub mod lossy;

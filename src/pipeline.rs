@@ -67,7 +67,8 @@
 //! * **One process**: CPU, 28,000 to 55,000 deliveries/s per core. Next the one thread that librdkafka has per broker, which
 //!   needs about 1 µs per record.
 //! * **One partition**: its one reading task, about 2.5 µs per event; before that its prefetch, 30 MiB/s while the other
-//!   partitions of its broker are idle (`kafka/consumer.rs`, `FETCH_WAIT`). A retry tier is no different.
+//!   partitions of its broker are idle (`kafka/consumer.rs`, `FETCH_WAIT`). Retry tiers have 2 MiB more, together
+//!   (`AHEAD_BYTES` there): all retries of an endpoint are in one partition, and come when its events have ceased.
 //! * **One endpoint**: its `rate`; then `concurrency` ÷ round trip per instance, 64 at 50 ms are 1,280/s; several instances
 //!   multiply both.
 //! * **One cluster**: a delivery that succeeds costs it one fetched record and nothing else. Commits: every instance sends
@@ -138,6 +139,15 @@ pub struct Record {
     pub value: Option<Bytes>,
     /// Its headers, in their order.
     pub headers: Headers,
+}
+
+impl Record {
+    /// Its bytes: key, value and headers.
+    pub fn size(&self) -> usize {
+        let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.0.iter().map(|(name, value)| name.len() + bytes(value));
+        bytes(&self.key) + bytes(&self.value) + headers.sum::<usize>()
+    }
 }
 
 /// Kafka headers in their order; names may repeat, values may be null.

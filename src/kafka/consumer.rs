@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
+    ahead::{self, Ahead},
     client_config,
     statistics::{Membership, Statistics, Watch},
 };
@@ -54,6 +55,11 @@ const LEAST_PREFETCH: usize = 64 << 10;
 const FETCH_WAIT: Duration = Duration::from_millis(25);
 /// The most one fetch brings, of all partitions together. It is in memory until all of it has been read.
 const FETCH_BYTES: usize = 2 << 20;
+/// What all queues may read ahead together beyond what their client does: what a busy one delivers in [`FETCH_WAIT`], so
+/// that it is never out of work while a fetch waits for the idle ones.
+const AHEAD_BYTES: usize = 2 << 20;
+/// As many records are read ahead at once, so that nobody else waits for it.
+const AHEAD_AT_ONCE: usize = 64;
 /// How often the client tells whether it is a member of its group …
 const STATISTICS: Duration = Duration::from_secs(1);
 /// … and in so many of these, how its brokers answer.
@@ -156,6 +162,7 @@ impl Consumer {
             watch: metrics.map(|metrics| Watch::new(metrics, broker::Client::Consumer, BROKERS)),
             consumer: OnceLock::new(),
             membership: Membership::none(),
+            ahead: ahead::Budget::new(AHEAD_BYTES),
             restarts: Mutex::default(),
             poll: match budget {
                 Budget::Ample(_) => POLL,
@@ -423,6 +430,8 @@ pub struct Queue {
     /// The consumer it belongs to.
     pub consumer: Consumer,
     queue: PartitionQueue<Context>,
+    /// What was taken out of it already.
+    ahead: Ahead<Next>,
     filled: Arc<Notify>,
     names: Vec<Arc<str>>,
 }
@@ -442,6 +451,29 @@ impl Queue {
 
     /// What is there at once.
     pub fn try_next(&mut self) -> Option<Next> {
+        self.ahead.pop().or_else(|| self.take())
+    }
+
+    /// Takes out of the client what there is, up to the first that is not `wanted` yet. The client fetches on then: it
+    /// leaves a partition out of a fetch while it holds much of it, and that fetch may wait for all others in vain.
+    pub fn read_ahead(&mut self, wanted: impl Fn(&Record) -> bool) {
+        let goes_on = |last: &Next| matches!(last, Next::Record(record) if wanted(record));
+        for _ in 0..AHEAD_AT_ONCE {
+            if !self.ahead.has_room() || !self.ahead.last().is_none_or(goes_on) {
+                return;
+            }
+            let Some(next) = self.take() else { return };
+            let size = if let Next::Record(record) = &next { record.size() } else { 1 };
+            self.ahead.push(next, size);
+        }
+    }
+
+    /// Forgets what was read ahead: the partition begins anew somewhere else.
+    pub fn forget(&mut self) {
+        self.ahead.clear();
+    }
+
+    fn take(&mut self) -> Option<Next> {
         loop {
             return Some(match self.queue.poll(Duration::ZERO)? {
                 Ok(message) => Next::Record(copy(&message, &self.of.topic, &mut self.names)),
@@ -532,6 +564,7 @@ struct Context {
     watch: Option<Watch>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
     membership: Membership,
+    ahead: ahead::Budget,
     /// Partitions to begin anew, for the polling thread.
     restarts: Mutex<Vec<Restart>>,
     poll: Duration,
@@ -625,5 +658,103 @@ fn split(consumer: &Consumer, of: &TopicPartition, position: i64) -> Option<Queu
     let filled = Arc::new(Notify::new());
     let wake = Arc::clone(&filled);
     queue.set_nonempty_callback(move || wake.notify_one());
-    Some(Queue { of: of.clone(), position, consumer: consumer.clone(), queue, filled, names: Vec::new() })
+    let (of, consumer, ahead) =
+        (of.clone(), consumer.clone(), Ahead::new(consumer.0.context().ahead.clone()));
+    Some(Queue { of, position, consumer, queue, ahead, filled, names: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        mocking::MockCluster,
+        producer::{BaseProducer, BaseRecord, Producer as _},
+    };
+
+    use super::*;
+    use crate::config::settings::{Protocol, Start};
+
+    /// Passes on what is assigned; reading begins at offset 0.
+    struct Beginner(mpsc::SyncSender<Queue>);
+
+    impl Rebalance for Beginner {
+        fn positions(&self, _: &Consumer, partitions: &[TopicPartition]) -> Option<Vec<i64>> {
+            Some(vec![0; partitions.len()])
+        }
+
+        fn assigned(&self, queues: Vec<Queue>) {
+            queues.into_iter().for_each(|queue| self.0.send(queue).unwrap());
+        }
+
+        fn revoked(&self, _: &[TopicPartition], _: bool) {}
+    }
+
+    async fn offset(queue: &mut Queue) -> i64 {
+        loop {
+            match queue.next().await {
+                Some(Next::Record(record)) => return record.offset,
+                Some(other) => panic!("{other:?} instead of a record"),
+                None => {}
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_read_ahead_comes_in_order_and_is_forgotten_by_who_begins_anew() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("tier", 1, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+        for _ in 0..300 {
+            let record = BaseRecord::<[u8], [u8]>::to("tier").payload(b"x");
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(Duration::from_secs(30)).unwrap();
+        let kafka = Kafka {
+            brokers,
+            group: "ahead".to_owned(),
+            topics: Vec::new(),
+            start: Start::Earliest,
+            protocol: Protocol::Auto,
+            properties: Vec::new(),
+        };
+        let (give, given) = mpsc::sync_channel(1);
+        let ample = Budget::Ample(1 << 20);
+        let consumer =
+            Consumer::new(&kafka, GroupProtocol::Classic, ample, Arc::new(Beginner(give)), None).unwrap();
+        consumer.subscribe(&["tier".to_owned()]).unwrap();
+        let stop = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::scope(|scope| {
+            let polling = scope.spawn(|| consumer.poll_until(&stop, || {}));
+            let stopping = stop.clone().drop_guard();
+            let mut queue = given.recv_timeout(Duration::from_secs(30)).unwrap();
+            let read = async {
+                // Up to one that is not wanted yet, in more than one go.
+                let held = loop {
+                    queue.read_ahead(|record| record.offset < 99);
+                    if queue.ahead.len() == 100 {
+                        break queue.ahead.len();
+                    }
+                    tokio::task::yield_now().await;
+                };
+                queue.read_ahead(|record| record.offset < 99);
+                assert_eq!(queue.ahead.len(), held, "nothing is read beyond it");
+                for expected in 0..150 {
+                    assert_eq!(offset(&mut queue).await, expected);
+                }
+                queue.read_ahead(|_| true);
+                let (of, stop) = (queue.of.clone(), CancellationToken::new());
+                queue.forget();
+                consumer.restart(&of, 10, &stop).unwrap();
+                for expected in 10..300 {
+                    queue.read_ahead(|_| true);
+                    assert_eq!(offset(&mut queue).await, expected);
+                }
+            };
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), read).await }).unwrap();
+            drop((queue, stopping));
+            polling.join().unwrap().unwrap();
+        });
+        consumer.close();
+    }
 }

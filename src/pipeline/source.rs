@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{
-    Event, Headers, Record,
+    Event, Record,
     assignment::Shared,
     delivery::{Delivery, Held, now},
     lane::lanes::Fed,
@@ -210,13 +210,7 @@ impl Source {
     }
 
     async fn room_for(&self, record: &Record) -> Place {
-        let header_bytes = |headers: &Headers| -> usize {
-            headers.0.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, |v| v.len())).sum()
-        };
-        let size = record.key.as_ref().map_or(0, |key| key.len())
-            + record.value.as_ref().map_or(0, |value| value.len())
-            + header_bytes(&record.headers);
-        self.shared.window.bytes(self.life.epoch, size.max(1)).await
+        self.shared.window.bytes(self.life.epoch, record.size().max(1)).await
     }
 
     /// Nothing is owed of it (any more).
@@ -277,6 +271,7 @@ impl Source {
         let start = life.ledger().base();
         debug!(topic = %life.topic, partition = life.id, start, "the partition begins a new life");
         self.life = life;
+        self.queue.forget();
         loop {
             let (consumer, of) = (self.queue.consumer.clone(), self.queue.of.clone());
             let stop = self.life.stop.clone();

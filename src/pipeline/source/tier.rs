@@ -41,6 +41,9 @@ impl Source {
         if self.is_taken_until_ready(&record, &envelope, delay).await {
             return;
         }
+        // What is ready as well is delivered soon; what is not would only be held.
+        let since = now().saturating_sub(millis(delay));
+        self.queue.read_ahead(|next| next.timestamp <= since);
         let bytes = self.room_for(&record).await;
         self.know_markers().await;
         // From here on it is acted on, whatever operators say later.
