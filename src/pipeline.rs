@@ -145,8 +145,7 @@ impl Record {
     /// Its bytes: key, value and headers.
     pub fn size(&self) -> usize {
         let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
-        let headers = self.headers.0.iter().map(|(name, value)| name.len() + bytes(value));
-        bytes(&self.key) + bytes(&self.value) + headers.sum::<usize>()
+        bytes(&self.key) + bytes(&self.value) + self.headers.size()
     }
 }
 
@@ -155,6 +154,11 @@ impl Record {
 pub struct Headers(pub Vec<(Arc<str>, Option<Bytes>)>);
 
 impl Headers {
+    /// Their bytes: names and values.
+    pub fn size(&self) -> usize {
+        self.0.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len)).sum()
+    }
+
     /// The last value of a header by its exact name, if it is there and not null.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
         self.0.iter().rev().find(|(n, _)| &**n == name).and_then(|(_, value)| value.as_ref())

@@ -463,9 +463,7 @@ fn unsaid(topic: &str, key: String) -> Outgoing {
 }
 
 fn size(record: &Outgoing) -> usize {
-    let headers = &record.headers.0;
-    let headers: usize = headers.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, bytes::Bytes::len)).sum();
-    record.value.as_ref().map_or(0, bytes::Bytes::len) + headers
+    record.value.as_ref().map_or(0, bytes::Bytes::len) + record.headers.size()
 }
 
 #[cfg(test)]

@@ -185,8 +185,6 @@ impl Writer {
 }
 
 fn size(record: &Outgoing) -> usize {
-    let headers =
-        record.headers.0.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len));
     let body = record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len);
-    body + headers.sum::<usize>()
+    body + record.headers.size()
 }
