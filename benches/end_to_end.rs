@@ -225,11 +225,17 @@ impl Bench {
         let topic = self.filled_with(warm + self.events / 2, |n| Event::new(number(n)));
         // As by default: the first wait is the shortest tier's and up to a fifth longer.
         let more = "breaker = { failures = 1.0, minimum = 1000000 }\nretry = { schedule = [\"1s\"] }";
-        let [plain, failing] = self.compare([&|| self.arauto(&topic, "http", &["/ok/0"], "", 1), &|| {
+        let fails_once = || {
             let case = self.case(&topic, "http", &["/once"], more);
             let written = || case.counted("arauto_produced_total");
             Self::one(&case, self.held(&topic), |deliveries| 100.0 * written() / deliveries)
-        }]);
+        };
+        // Nobody has produced records with headers to this broker yet.
+        if !self.broker.is_embedded() {
+            fails_once();
+        }
+        let [plain, failing] =
+            self.compare([&|| self.arauto(&topic, "http", &["/ok/0"], "", 1), &fails_once]);
         show("each fails once, then a tier", &failing, RATE, "finished/s");
         show("each fails once, then a tier: written there", &failing, OWN, "%");
         show("each fails once, then a tier: CPU", &failing, CPU, "µs each");

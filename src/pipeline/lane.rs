@@ -51,6 +51,9 @@ mod trial;
 const IDLE: Duration = Duration::from_secs(60);
 /// … and after this long in any case: longer than any breaker stays open by default.
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
+/// Each so many deliveries a worker measures how long it waits for its turn.
+const MEASURED: u32 = 32;
+
 /// One endpoint's lane.
 pub struct Lane {
     /// The endpoint's id.
@@ -245,12 +248,17 @@ impl Lane {
 
     async fn work(self: Arc<Self>) {
         let mut working = Working { lane: &self, flight: None, counted: true };
+        let mut delivered: u32 = 0;
         loop {
             match self.next() {
                 Next::Deliver(delivery, begun) => {
                     let flight = working.flight.insert(InFlight { lane: &self, begun });
                     self.deliver_one(delivery, flight).await;
                     working.flight = None;
+                    delivered = delivered.wrapping_add(1);
+                    if delivered.is_multiple_of(MEASURED) {
+                        self.shared.lateness.measure_turn().await;
+                    }
                 }
                 Next::Sleep(time) => {
                     tokio::select! {

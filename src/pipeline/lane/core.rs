@@ -41,6 +41,12 @@ const NEARLY: f64 = 4.0;
 /// … for this part of a moment: long enough for others to run dry.
 const TRIED_FOR: f64 = 0.5;
 
+/// A turn in this process that is waited for longer than this means that it has more to do than it can: there are a hundred
+/// others in front …
+const LONG_TURN: Duration = Duration::from_millis(2);
+/// … and an attempt that takes no more than so many of them mostly waits here, not for its receiver.
+const CROWDED: u32 = 4;
+
 /// What a lane knows and decides. Times are unix milliseconds.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -51,8 +57,10 @@ pub(super) struct Core {
     pub(super) pace: Pace,
     flow: Flow,
     trial: Trial,
-    /// What this process itself adds to the duration of an attempt just now.
+    /// What this process itself adds to the duration of an attempt just now, at most; and how long each wait for a turn
+    /// in it takes.
     pub(super) late: Duration,
+    pub(super) turn: Duration,
     /// Attempts under way.
     pub(super) in_flight: usize,
     /// Beginnings and ends of deliveries.
@@ -160,6 +168,7 @@ impl Core {
             flow: Flow::default(),
             trial: Trial::default(),
             late: Duration::ZERO,
+            turn: Duration::ZERO,
             in_flight: 0,
             moves: 0,
             held: 0,
@@ -358,7 +367,7 @@ impl Core {
         if let Some(wait) = outcome::asked_pause(attempt, &endpoint.retry, now) {
             self.paused_until = self.paused_until.max(now.saturating_add(millis(wait)));
         }
-        self.limit.ended(begun.limit, signal(attempt, self.late));
+        self.limit.ended(begun.limit, signal(attempt, self.late, self.turn));
         self.flow.ended(self.queue.ready() > 0, now);
         let Some(ok) = is_success(outcome) else {
             self.breaker.abandoned(begun.breaker);
@@ -542,10 +551,13 @@ impl Core {
 }
 
 /// What the result says about the receiver's capacity.
-fn signal(attempt: &Attempt, late: Duration) -> Signal {
+fn signal(attempt: &Attempt, late: Duration, turn: Duration) -> Signal {
     use AttemptResult::{Blocked, Connect, Dns, Reset, Status, Timeout, Tls};
+    let crowded = turn > LONG_TURN && turn * CROWDED >= attempt.duration;
+    let took = attempt.duration.saturating_sub(late);
     match attempt.result {
-        Status(200..=299) => Signal::Success(attempt.duration.saturating_sub(late)),
+        Status(200..=299) if crowded => Signal::Crowded(took),
+        Status(200..=299) => Signal::Success(took),
         Status(429 | 503) | Timeout | Connect | Reset | Tls | Dns => Signal::Overload,
         Status(_) | Blocked => Signal::Neutral,
     }
@@ -622,6 +634,25 @@ mod tests {
             assert_eq!(core.has_room(BOUNDS, 0), !blocked);
             let standing = if blocked { Standing::Blocked } else { Standing::Room };
             assert_eq!(core.standing(&endpoint("a"), (1, false), BOUNDS, 0), standing);
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_mostly_waits_here_says_that_it_is_crowded() {
+        use AttemptResult::Status;
+        let ms = Duration::from_millis;
+        // What it took, what this process adds to that, and one turn of it.
+        let rows = [
+            (Status(200), 8, 4, 2, Signal::Success(ms(4))),
+            (Status(200), 12, 4, 3, Signal::Crowded(ms(8))),
+            (Status(200), 13, 4, 3, Signal::Success(ms(9))),
+            (Status(200), 3, 4, 3, Signal::Crowded(ms(0))),
+            (Status(500), 8, 4, 3, Signal::Neutral),
+            (Status(503), 8, 4, 3, Signal::Overload),
+        ];
+        for (result, took, late, turn, expected) in rows {
+            let attempt = Attempt { result, retry_after: None, detail: String::new(), duration: ms(took) };
+            assert_eq!(signal(&attempt, ms(late), ms(turn)), expected, "{took} {late} {turn}");
         }
     }
 

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
 
 /// A wake-up is asked for this often, and measured. Cheap, and often enough to see a burst.
 const EVERY: Duration = Duration::from_millis(20);
@@ -16,14 +19,18 @@ const TICK: Duration = Duration::from_millis(1);
 /// How often a round trip waits for its turn in this process: to be sent, to be written, to be read, to go on.
 const TURNS: u32 = 4;
 
-/// The mean lateness.
+/// What was measured.
 #[derive(Debug, Default)]
-pub(super) struct Lateness(AtomicU64);
+pub(super) struct Lateness {
+    wake_up: Mean,
+    turn: Mean,
+}
 
 impl Lateness {
-    /// What is to be taken off the duration of a round trip now.
-    pub(super) fn of_round_trip(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed)) * TURNS
+    /// What is to be taken off the duration of a round trip now; and how long whoever could go on waits for its turn,
+    /// behind everybody else who could.
+    pub(super) fn now(&self) -> (Duration, Duration) {
+        (self.wake_up.get() * TURNS, self.turn.get())
     }
 
     /// Measures for ever.
@@ -31,8 +38,27 @@ impl Lateness {
         loop {
             let begun = Instant::now();
             sleep(EVERY).await;
-            self.note(begun.elapsed().saturating_sub(EVERY + TICK));
+            self.wake_up.note(begun.elapsed().saturating_sub(EVERY + TICK));
+            self.measure_turn().await;
         }
+    }
+
+    /// Lets everybody else go first, and measures how long that takes. For those who are busy: the mean then follows
+    /// within a few round trips.
+    pub(super) async fn measure_turn(&self) {
+        let begun = Instant::now();
+        yield_now().await;
+        self.turn.note(begun.elapsed());
+    }
+}
+
+/// A moving mean in microseconds. Of two notes at the same time one may be lost.
+#[derive(Debug, Default)]
+struct Mean(AtomicU64);
+
+impl Mean {
+    fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 
     fn note(&self, late: Duration) {
@@ -49,10 +75,21 @@ mod tests {
     #[test]
     fn it_follows_and_forgets() {
         let lateness = Lateness::default();
-        assert_eq!(lateness.of_round_trip(), Duration::ZERO);
-        (0..100).for_each(|_| lateness.note(Duration::from_millis(10)));
-        assert!(lateness.of_round_trip() > Duration::from_millis(38));
-        (0..200).for_each(|_| lateness.note(Duration::ZERO));
-        assert!(lateness.of_round_trip() < Duration::from_micros(100));
+        assert_eq!(lateness.now().0, Duration::ZERO);
+        (0..100).for_each(|_| lateness.wake_up.note(Duration::from_millis(10)));
+        assert!(lateness.now().0 > Duration::from_millis(38));
+        (0..200).for_each(|_| lateness.wake_up.note(Duration::ZERO));
+        assert!(lateness.now().0 < Duration::from_micros(100));
+    }
+
+    #[tokio::test]
+    async fn a_turn_comes_after_all_others() {
+        let lateness = Lateness::default();
+        let mut busy = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            busy.spawn(async { std::thread::sleep(Duration::from_millis(1)) });
+            lateness.measure_turn().await;
+        }
+        assert!(lateness.now().1 > Duration::from_micros(900), "{:?}", lateness.now().1);
     }
 }

@@ -94,7 +94,7 @@ impl Lane {
                 state.core.abandoned(begun);
                 return false;
             }
-            state.core.late = self.shared.lateness.of_round_trip();
+            (state.core.late, state.core.turn) = self.shared.lateness.now();
             let ended = state.core.ended(begun, (attempt, outcome), endpoint, now);
             self.show(&state);
             (ended, state.core.disabled)

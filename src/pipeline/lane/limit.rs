@@ -2,7 +2,8 @@
 //!
 //! The window is TCP's (RFC 5681: slow start, then one more per round trip, half after a loss), steered by latency as
 //! in Netflix's concurrency-limits (<https://github.com/Netflix/concurrency-limits>, gradient) and vector's adaptive
-//! concurrency (a round trip at most one change, only successes are timed, no increase unless the limit was reached).
+//! concurrency (a round trip at most one change, only successes are timed, no increase unless the limit was reached). When
+//! it is this process that attempts mostly wait for, fewer are under way as well.
 
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ const SLACK: f64 = 0.005;
 /// The bounds of one decrease.
 const GENTLEST: f64 = 0.9;
 const HARDEST: f64 = 0.5;
+/// When attempts mostly wait in this process (see [`Signal::Crowded`]), fewer at once do as well: a round trip takes off
+/// a tenth, down to this many. More would only make the queue longer, and touch more connections for the same work.
+const FEWEST: usize = 8;
 /// A receiver may have become slower for good: with each round above the base, the base follows by this share.
 const DRIFT: f64 = 0.1;
 
@@ -30,9 +34,10 @@ pub(super) struct Limit {
     round: u64,
     /// Was the limit reached in this round?
     reached: bool,
-    /// Sum of the durations of this round's successes in seconds, and their number.
+    /// Sum of the durations of this round's successes in seconds, their number, and that of the crowded among them.
     sum: f64,
     count: usize,
+    crowded: usize,
     /// What a round trip takes when nothing queues at the receiver, in seconds; 0 until it was measured.
     base: f64,
 }
@@ -42,6 +47,8 @@ pub(super) struct Limit {
 pub(super) enum Signal {
     /// It succeeded in this time.
     Success(Duration),
+    /// The same, but it waited long for its turns in this process, which has more to do than it can.
+    Crowded(Duration),
     /// Timed out, could not connect, 429 or 503: too much, perhaps.
     Overload,
     /// Failed otherwise: says nothing.
@@ -60,6 +67,7 @@ impl Limit {
             reached: false,
             sum: 0.0,
             count: 0,
+            crowded: 0,
             base: 0.0,
         }
     }
@@ -113,9 +121,10 @@ impl Limit {
         match signal {
             Signal::Neutral => {}
             Signal::Overload => self.decrease(HARDEST),
-            Signal::Success(took) => {
+            Signal::Success(took) | Signal::Crowded(took) => {
                 self.sum += took.as_secs_f64();
                 self.count += 1;
+                self.crowded += usize::from(matches!(signal, Signal::Crowded(_)));
                 if self.count >= self.limit.max(SAMPLES) {
                     self.end_round();
                 }
@@ -137,6 +146,9 @@ impl Limit {
             self.base += (mean - self.base) * DRIFT;
             return self.decrease(gradient);
         }
+        if self.crowded > self.count / 2 && self.limit >= FEWEST {
+            return self.make_room();
+        }
         if self.reached && self.limit < self.most {
             let more = if self.slow_start { self.limit * 2 } else { self.limit + 1 };
             self.limit = more.min(self.most);
@@ -150,10 +162,17 @@ impl Limit {
         self.begin_round();
     }
 
+    /// This says nothing of the receiver.
+    fn make_room(&mut self) {
+        self.slow_start = false;
+        self.limit = ((self.limit as f64 * GENTLEST) as usize).max(FEWEST);
+        self.begin_round();
+    }
+
     fn begin_round(&mut self) {
         self.round = self.begun;
         self.reached = false;
-        (self.sum, self.count) = (0.0, 0);
+        (self.sum, self.count, self.crowded) = (0.0, 0, 0);
     }
 }
 
@@ -269,6 +288,27 @@ mod tests {
         rounds(&mut limit, 12, |_| Signal::Success(MS / 2));
         let course = rounds(&mut limit, 100, |n| Signal::Success(MS * (n as u32 % 4)));
         assert_eq!(course.last(), Some(&64));
+    }
+
+    #[test]
+    fn a_process_that_cannot_keep_up_has_fewer_at_once_and_never_few() {
+        let mut limit = Limit::new(64);
+        rounds(&mut limit, 12, |_| Signal::Success(MS));
+        let course = rounds(&mut limit, 40, |_| Signal::Crowded(MS));
+        assert_eq!((course[..3].to_vec(), course.last()), (vec![57, 51, 45], Some(&FEWEST)));
+        // It goes up again as soon as there is room.
+        assert_eq!(rounds(&mut limit, 2, |_| Signal::Success(MS)), [9, 10]);
+        // One turn that was late is no crowd.
+        round(&mut limit, |_| Signal::Success(MS));
+        let begun: Vec<u64> = (1..=11).map(|n| limit.begins(n)).collect();
+        let signal = |n| if n % 3 == 0 { Signal::Crowded(MS) } else { Signal::Success(MS) };
+        (0..).zip(begun).for_each(|(n, begun)| limit.ended(begun, signal(n)));
+        assert_eq!(limit.current(), 12);
+        // What begins in a crowd gets as many.
+        let mut limit = Limit::new(64);
+        assert_eq!(rounds(&mut limit, 20, |_| Signal::Crowded(MS)).last(), Some(&FEWEST));
+        let mut limit = Limit::new(2);
+        assert_eq!(rounds(&mut limit, 20, |_| Signal::Crowded(MS)).last(), Some(&2));
     }
 
     #[test]
