@@ -44,7 +44,7 @@ const TRIED_FOR: f64 = 0.5;
 /// A turn in this process that is waited for longer than this means that it has more to do than it can: there are a hundred
 /// others in front …
 const LONG_TURN: Duration = Duration::from_millis(2);
-/// … and an attempt that takes no more than so many of them mostly waits here, not for its receiver.
+/// … and an attempt that takes no more than so many of them waits here for a good part of it, not for its receiver.
 const CROWDED: u32 = 4;
 
 /// What a lane knows and decides. Times are unix milliseconds.

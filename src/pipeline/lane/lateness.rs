@@ -12,7 +12,8 @@ use tokio::{
 
 /// A wake-up is asked for this often, and measured. Cheap, and often enough to see a burst.
 const EVERY: Duration = Duration::from_millis(20);
-/// Weight of the newest in the mean, as a divisor: about half a second is remembered.
+/// Weight of the newest in a mean, as a divisor: about half a second of wake-ups is remembered, and of turns as little as
+/// a busy process takes for as many.
 const NEWEST: u64 = 16;
 /// What timers are late by although nothing is to be done: they tick in milliseconds.
 const TICK: Duration = Duration::from_millis(1);

@@ -120,7 +120,7 @@ impl Limit {
         }
         match signal {
             Signal::Neutral => {}
-            Signal::Overload => self.decrease(HARDEST),
+            Signal::Overload => self.decrease(HARDEST, 1),
             Signal::Success(took) | Signal::Crowded(took) => {
                 self.sum += took.as_secs_f64();
                 self.count += 1;
@@ -144,10 +144,11 @@ impl Limit {
         if mean > self.base * TOLERANCE + SLACK {
             let gradient = self.base / mean;
             self.base += (mean - self.base) * DRIFT;
-            return self.decrease(gradient);
+            return self.decrease(gradient, 1);
         }
         if self.crowded > self.count / 2 && self.limit >= FEWEST {
-            return self.make_room();
+            // This says nothing of the receiver.
+            return self.decrease(GENTLEST, FEWEST);
         }
         if self.reached && self.limit < self.most {
             let more = if self.slow_start { self.limit * 2 } else { self.limit + 1 };
@@ -156,16 +157,9 @@ impl Limit {
         self.begin_round();
     }
 
-    fn decrease(&mut self, factor: f64) {
+    fn decrease(&mut self, factor: f64, least: usize) {
         self.slow_start = false;
-        self.limit = ((self.limit as f64 * factor.clamp(HARDEST, GENTLEST)) as usize).max(1);
-        self.begin_round();
-    }
-
-    /// This says nothing of the receiver.
-    fn make_room(&mut self) {
-        self.slow_start = false;
-        self.limit = ((self.limit as f64 * GENTLEST) as usize).max(FEWEST);
+        self.limit = ((self.limit as f64 * factor.clamp(HARDEST, GENTLEST)) as usize).max(least);
         self.begin_round();
     }
 
