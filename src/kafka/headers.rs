@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::{
     otel::context::Context,
@@ -110,30 +110,42 @@ impl Envelope {
     pub fn write(&self, original: &Headers) -> Headers {
         let mut headers = Vec::with_capacity(original.0.len() + Field::ALL.len());
         headers.extend_from_slice(&original.0);
-        let mut ours = Ours { headers, buffer: BytesMut::with_capacity(512) };
-        ours.put(Field::Id, &self.id);
-        ours.put(Field::Endpoint, &self.endpoint);
-        ours.put(Field::SourceTopic, &self.source_topic);
-        ours.put(Field::SourcePartition, self.source_partition);
-        ours.put(Field::SourceOffset, self.source_offset);
-        ours.put(Field::SourceTimestamp, self.source_timestamp);
-        ours.put(Field::Attempts, self.attempts);
-        ours.put(Field::FirstSeen, self.first_seen);
-        ours.put(Field::Due, self.due);
-        ours.put(Field::Reason, self.reason.as_str());
-        ours.put(Field::Replays, self.replays);
+        self.each(|field, value| headers.push((field.name(), Some(Bytes::copy_from_slice(value)))));
+        Headers(headers)
+    }
+
+    /// The same one by one, for who puts them where they are needed at once.
+    pub fn write_to(&self, original: Option<&Headers>, mut put: impl FnMut(&str, Option<&[u8]>)) {
+        original.iter().flat_map(|headers| &headers.0).for_each(|(name, value)| put(name, value.as_deref()));
+        self.each(|field, value| put(field.as_str(), Some(value)));
+    }
+
+    fn each(&self, put: impl FnMut(Field, &[u8])) {
+        let mut ours = Ours { put, text: String::with_capacity(64) };
+        ours.text(Field::Id, &self.id);
+        ours.text(Field::Endpoint, &self.endpoint);
+        ours.text(Field::SourceTopic, &self.source_topic);
+        ours.show(Field::SourcePartition, self.source_partition);
+        ours.show(Field::SourceOffset, self.source_offset);
+        ours.show(Field::SourceTimestamp, self.source_timestamp);
+        ours.show(Field::Attempts, self.attempts);
+        ours.show(Field::FirstSeen, self.first_seen);
+        ours.show(Field::Due, self.due);
+        ours.text(Field::Reason, self.reason.as_str());
+        ours.show(Field::Replays, self.replays);
         if let Some(key) = &self.key {
-            ours.headers.push((Field::Key.name(), Some(key.clone())));
+            (ours.put)(Field::Key, key);
         }
-        ours.put_if_any(Field::FirstAttempt, self.first_attempt);
-        ours.put_if_any(Field::Status, self.status);
-        ours.put_if_any(Field::Error, self.error.as_deref().map(cut));
-        ours.put_if_any(Field::UnknownSince, self.unknown_since);
-        ours.put_if_any(Field::Parks, Some(self.parks).filter(|parks| *parks > 0));
-        ours.put_if_any(Field::Uncharged, Some(self.uncharged).filter(|uncharged| *uncharged > 0));
-        ours.put_if_any(Field::Traceparent, self.trace);
-        ours.put_if_any(Field::ReplayedTraceparent, self.replayed_trace);
-        Headers(ours.headers)
+        ours.show_if_any(Field::FirstAttempt, self.first_attempt);
+        ours.show_if_any(Field::Status, self.status);
+        if let Some(error) = &self.error {
+            ours.text(Field::Error, cut(error));
+        }
+        ours.show_if_any(Field::UnknownSince, self.unknown_since);
+        ours.show_if_any(Field::Parks, Some(self.parks).filter(|parks| *parks > 0));
+        ours.show_if_any(Field::Uncharged, Some(self.uncharged).filter(|uncharged| *uncharged > 0));
+        ours.show_if_any(Field::Traceparent, self.trace);
+        ours.show_if_any(Field::ReplayedTraceparent, self.replayed_trace);
     }
 
     /// The envelope of a record and its original headers. Headers of ours that this release does not know, as a
@@ -164,11 +176,6 @@ impl Envelope {
         };
         let original = record.headers.0.iter().filter(|(name, _)| !is_ours(name)).cloned().collect();
         Ok((envelope, Headers(original)))
-    }
-
-    /// Gives up the error text: the first thing a record too large for the brokers can do without.
-    pub fn shed_error(&mut self) {
-        self.error = None;
     }
 
     /// What is left of a delivery too large for any topic: where its event stands and what was tried, to be
@@ -243,15 +250,15 @@ enum Field {
     SourcePartition,
     SourceOffset,
     SourceTimestamp,
-    Key,
     Attempts,
     FirstSeen,
-    FirstAttempt,
     Due,
     Reason,
+    Replays,
+    Key,
+    FirstAttempt,
     Status,
     Error,
-    Replays,
     UnknownSince,
     Parks,
     Uncharged,
@@ -260,7 +267,7 @@ enum Field {
 }
 
 impl Field {
-    /// In the order of their declaration, which is their index.
+    /// In the order of their declaration, which is their index and the order in which they are written.
     const ALL: [Self; 20] = [
         Self::Id,
         Self::Endpoint,
@@ -268,15 +275,15 @@ impl Field {
         Self::SourcePartition,
         Self::SourceOffset,
         Self::SourceTimestamp,
-        Self::Key,
         Self::Attempts,
         Self::FirstSeen,
-        Self::FirstAttempt,
         Self::Due,
         Self::Reason,
+        Self::Replays,
+        Self::Key,
+        Self::FirstAttempt,
         Self::Status,
         Self::Error,
-        Self::Replays,
         Self::UnknownSince,
         Self::Parks,
         Self::Uncharged,
@@ -292,15 +299,15 @@ impl Field {
             Self::SourcePartition => "arauto-source-partition",
             Self::SourceOffset => "arauto-source-offset",
             Self::SourceTimestamp => "arauto-source-timestamp",
-            Self::Key => "arauto-key",
             Self::Attempts => "arauto-attempts",
             Self::FirstSeen => "arauto-first-seen",
-            Self::FirstAttempt => "arauto-first-attempt",
             Self::Due => "arauto-due",
             Self::Reason => "arauto-reason",
+            Self::Replays => "arauto-replays",
+            Self::Key => "arauto-key",
+            Self::FirstAttempt => "arauto-first-attempt",
             Self::Status => "arauto-status",
             Self::Error => "arauto-error",
-            Self::Replays => "arauto-replays",
             Self::UnknownSince => "arauto-unknown-since",
             Self::Parks => "arauto-parks",
             Self::Uncharged => "arauto-uncharged",
@@ -317,20 +324,25 @@ impl Field {
     }
 }
 
-/// Headers being written; the values of ours stand in one buffer.
-struct Ours {
-    headers: Vec<(Arc<str>, Option<Bytes>)>,
-    buffer: BytesMut,
+/// Our headers on their way out; what is no text yet becomes it in one buffer.
+struct Ours<P> {
+    put: P,
+    text: String,
 }
 
-impl Ours {
-    fn put(&mut self, field: Field, value: impl Display) {
-        write!(self.buffer, "{value}").expect("the buffer grows");
-        self.headers.push((field.name(), Some(self.buffer.split().freeze())));
+impl<P: FnMut(Field, &[u8])> Ours<P> {
+    fn text(&mut self, field: Field, value: &str) {
+        (self.put)(field, value.as_bytes());
     }
 
-    fn put_if_any(&mut self, field: Field, value: Option<impl Display>) {
-        value.into_iter().for_each(|value| self.put(field, value));
+    fn show(&mut self, field: Field, value: impl Display) {
+        self.text.clear();
+        write!(self.text, "{value}").expect("the buffer grows");
+        (self.put)(field, self.text.as_bytes());
+    }
+
+    fn show_if_any(&mut self, field: Field, value: Option<impl Display>) {
+        value.into_iter().for_each(|value| self.show(field, value));
     }
 }
 
@@ -340,9 +352,12 @@ struct Fields<'a>([Option<&'a Bytes>; Field::ALL.len()]);
 impl<'a> Fields<'a> {
     fn of(headers: &'a Headers) -> Self {
         let mut fields = [None; Field::ALL.len()];
+        // They come in the order in which they are written, so the next one is looked for where the last one was.
+        let mut order = Field::ALL.iter().cycle();
         for (name, value) in headers.0.iter().filter(|(name, _)| is_ours(name)) {
-            if let Some(field) = Field::ALL.into_iter().find(|field| field.as_str() == &**name) {
-                fields[field as usize] = value.as_ref();
+            let mut near = order.by_ref().take(Field::ALL.len());
+            if let Some(field) = near.find(|field| field.as_str() == &**name) {
+                fields[*field as usize] = value.as_ref();
             }
         }
         Self(fields)
@@ -478,6 +493,11 @@ mod tests {
     fn check(envelope: &Envelope, original: &Headers) {
         let written = envelope.write(original);
         assert_eq!(written.0[..original.0.len()], original.0, "original headers come first, untouched");
+        let mut one_by_one = Vec::new();
+        envelope.write_to(Some(original), |name, value| {
+            one_by_one.push((Arc::from(name), value.map(Bytes::copy_from_slice)));
+        });
+        assert_eq!(one_by_one, written.0);
         let read = Envelope::read(&record(written));
         assert_eq!(read, Ok((envelope.clone(), original.clone())));
     }
@@ -493,6 +513,15 @@ mod tests {
         for reason in Reason::ALL {
             check(&Envelope { reason, ..full() }, &original());
         }
+    }
+
+    #[test]
+    fn the_order_in_which_they_come_does_not_matter() {
+        let mut headers = full().write(&original());
+        headers.0.reverse();
+        headers.0.rotate_left(7);
+        let (read, _) = Envelope::read(&record(headers)).unwrap();
+        assert_eq!(read, full());
     }
 
     #[test]
@@ -543,9 +572,6 @@ mod tests {
         let long = Envelope { error: Some(format!("x{}", "ü".repeat(400))), ..full() };
         let (read, _) = Envelope::read(&record(long.write(&original()))).unwrap();
         assert_eq!(read.error.unwrap(), format!("x{}", "ü".repeat(255)));
-        let mut shed = full();
-        shed.shed_error();
-        assert_eq!(shed, Envelope { error: None, ..full() });
     }
 
     fn check_malformed(header: &str, value: Option<&'static [u8]>, want: &str) {

@@ -33,6 +33,8 @@ use crate::{
 /// what is fetched ahead of a partition (a quarter of `limits.prefetch` at a time) keeps the reader of a tier from asking
 /// for the next one while it still has some to deliver.
 const BATCH_BYTES: usize = 256 << 10;
+/// Room for this many headers is made at once: ours and some of the event's.
+const HEADERS: usize = 16;
 /// How often the client tells how its brokers answer, when anybody listens.
 const STATISTICS: Duration = Duration::from_secs(15);
 
@@ -47,6 +49,49 @@ pub struct Outgoing {
     pub value: Option<Bytes>,
     /// The headers.
     pub headers: Headers,
+}
+
+/// The same as the client takes it: borrowed, and the headers are its own already.
+pub struct Native<'a> {
+    topic: &'a str,
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    headers: OwnedHeaders,
+}
+
+impl<'a> Native<'a> {
+    /// A record with what `write` puts into its headers.
+    pub fn new(
+        topic: &'a str,
+        (key, value): (Option<&'a [u8]>, Option<&'a [u8]>),
+        write: impl FnOnce(&mut dyn FnMut(&str, Option<&[u8]>)),
+    ) -> Self {
+        let mut headers = Some(OwnedHeaders::new_with_capacity(HEADERS));
+        write(&mut |key, value| {
+            headers = headers.take().map(|headers| headers.insert(Header { key, value }))
+        });
+        Self { topic, key, value, headers: headers.expect("it is always put back") }
+    }
+
+    fn with(self, waiting: Box<Waiting>) -> BaseRecord<'a, [u8], [u8], Box<Waiting>> {
+        let Self { topic, key, value, headers } = self;
+        BaseRecord {
+            topic,
+            partition: None,
+            payload: value,
+            key,
+            timestamp: None,
+            headers: Some(headers),
+            delivery_opaque: waiting,
+        }
+    }
+}
+
+impl<'a> From<&'a Outgoing> for Native<'a> {
+    fn from(record: &'a Outgoing) -> Self {
+        let Outgoing { topic, key, value, headers } = record;
+        Self { topic, key: key.as_deref(), value: value.as_deref(), headers: native_headers(headers) }
+    }
 }
 
 /// What the brokers said of a record that is safe.
@@ -130,7 +175,7 @@ impl Producer {
     }
 
     /// Writes one record and waits until all replicas have it.
-    pub async fn send(&self, record: &Outgoing) -> Result<Acknowledged, Error> {
+    pub async fn send<'a>(&self, record: impl Into<Native<'a>> + Copy) -> Result<Acknowledged, Error> {
         match self.begin(record)?.acknowledged().await {
             // The brokers measure batches and refuse a large one as a whole: only what is refused alone is too large.
             Err(Error::TooLarge) => self.send_alone(record).await,
@@ -139,32 +184,32 @@ impl Producer {
     }
 
     /// The same in a batch of its own: what is too large then is so by itself.
-    pub async fn send_alone(&self, record: &Outgoing) -> Result<Acknowledged, Error> {
-        let alone = self.alone()?;
-        self.begin_with(&alone, record)?.acknowledged().await
+    pub async fn send_alone<'a>(&self, record: impl Into<Native<'a>>) -> Result<Acknowledged, Error> {
+        let sent = self.begin_with(&*self.alone()?, record.into())?;
+        sent.acknowledged().await
     }
 
     /// Hands a record to the client at once, in the order of the calls; [`Sent::acknowledged`] waits for the brokers.
-    pub fn begin(&self, record: &Outgoing) -> Result<Sent, Error> {
-        self.begin_with(&self.client(), record)
+    pub fn begin<'a>(&self, record: impl Into<Native<'a>>) -> Result<Sent, Error> {
+        self.begin_with(&self.client(), record.into())
     }
 
-    fn begin_with(&self, client: &ThreadedProducer<Answering>, record: &Outgoing) -> Result<Sent, Error> {
+    fn begin_with(&self, client: &ThreadedProducer<Answering>, record: Native<'_>) -> Result<Sent, Error> {
         let (tell, told) = oneshot::channel();
         // Who does not wait any more need not be told.
         let answer = Box::new(move |answer| drop(tell.send(answer)));
-        let handed = client.send(native(record, self.waiting(answer)));
+        let handed = client.send(record.with(self.waiting(answer)));
         handed.map(|()| Sent(told)).map_err(|(error, _)| self.judge(error))
     }
 
     /// The same, and nobody waits: what the brokers say is told to `answer`, on the client's thread, which it must not
     /// block; at once if the client does not take the record. [`Error::TooLarge`] may mean its batch.
-    pub fn begin_then(
+    pub fn begin_then<'a>(
         &self,
-        record: &Outgoing,
+        record: impl Into<Native<'a>>,
         answer: impl FnOnce(Result<Acknowledged, Error>) + Send + Sync + 'static,
     ) {
-        if let Err((error, record)) = self.client().send(native(record, self.waiting(Box::new(answer)))) {
+        if let Err((error, record)) = self.client().send(record.into().with(self.waiting(Box::new(answer)))) {
             record.delivery_opaque.told(Err(error));
         }
     }
@@ -295,18 +340,6 @@ impl ProducerContext for Answering {
         if catch_unwind(AssertUnwindSafe(|| waiting.told(result))).is_err() {
             error!("taking in the brokers' answer panicked");
         }
-    }
-}
-
-fn native(record: &Outgoing, waiting: Box<Waiting>) -> BaseRecord<'_, [u8], [u8], Box<Waiting>> {
-    BaseRecord {
-        topic: &record.topic,
-        partition: None,
-        payload: record.value.as_deref(),
-        key: record.key.as_deref(),
-        timestamp: None,
-        headers: Some(native_headers(&record.headers)),
-        delivery_opaque: waiting,
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -12,8 +11,8 @@ use tokio::{
 use tracing::{debug, error, warn};
 
 use super::{
-    Headers, attempts,
-    delivery::{Delivery, millis, now},
+    attempts,
+    delivery::{Delivery, Held, millis, now},
     outcome::{Attempt, Outcome, Reason},
     retry::Ladder,
 };
@@ -22,8 +21,8 @@ use crate::{
     app::tasks::Tasks,
     config::settings::OnRemoved,
     kafka::{
-        headers,
-        producer::{Acknowledged, Error, Outgoing, Producer},
+        headers::{self, Envelope},
+        producer::{Acknowledged, Error, Native, Outgoing, Producer},
         topics::{dead_topic, tier_topic},
     },
     metrics::{Metrics, Produced, endpoint::Park},
@@ -228,9 +227,8 @@ impl Settler {
 
     /// The first try. Most get through, and no task is spent on them: the brokers' answer settles the delivery.
     fn write(&self, writing: Writing, turn: OwnedSemaphorePermit) {
-        let record = writing.record(self.target(writing.to));
-        let settler = self.clone();
-        self.0.options.producer.begin_then(&record, move |sent| {
+        let (content, settler) = (writing.content(), self.clone());
+        self.0.options.producer.begin_then((&content, self.target(writing.to)), move |sent| {
             // On the client's thread; trying again starts a task, and so does the next one in a line that may go now.
             let _runtime = settler.0.runtime.enter();
             let sent = match sent {
@@ -255,7 +253,9 @@ impl Settler {
         let mut target = self.target(writing.to);
         let mut sent = match trouble {
             // With its whole batch; that says nothing of the record yet.
-            Error::TooLarge => self.count(target, options.producer.send_alone(&writing.record(target)).await),
+            Error::TooLarge => {
+                self.count(target, options.producer.send_alone((&writing.content(), target)).await)
+            }
             Error::Full | Error::Closed | Error::Kafka(_) => Err(trouble),
         };
         loop {
@@ -274,7 +274,7 @@ impl Settler {
                     backoff = (backoff * 2).min(LONGEST_BACKOFF);
                 }
             }
-            sent = self.count(target, options.producer.send(&writing.record(target)).await);
+            sent = self.count(target, options.producer.send((&writing.content(), target)).await);
         }
     }
 
@@ -380,8 +380,14 @@ impl Target {
 }
 
 impl Writing {
-    fn record(&self, target: &Target) -> Outgoing {
-        outgoing(&self.delivery, &target.topic, self.reason, self.shed)
+    /// What of it is written.
+    fn content(&self) -> Content {
+        let (envelope, held) = (self.delivery.envelope(self.reason), Arc::clone(&self.delivery.held));
+        match self.shed {
+            Shed::Nothing => Content { envelope, held: Some(held) },
+            Shed::Error => Content { envelope: Envelope { error: None, ..envelope }, held: Some(held) },
+            Shed::AllButCoordinates => Content { envelope: envelope.coordinates_only(), held: None },
+        }
     }
 
     /// It was too large by itself: less of it may fit. Is there less?
@@ -422,20 +428,19 @@ enum Shed {
     AllButCoordinates,
 }
 
-fn outgoing(delivery: &Delivery, topic: &str, reason: Reason, shed: Shed) -> Outgoing {
-    let event = delivery.event();
-    let mut envelope = delivery.envelope(reason);
-    if shed != Shed::Nothing {
-        envelope.shed_error();
+/// What a record of a delivery carries: its envelope, and the event unless that is too large.
+struct Content {
+    envelope: Envelope,
+    held: Option<Arc<Held>>,
+}
+
+impl<'a> From<(&'a Content, &'a Target)> for Native<'a> {
+    fn from((content, target): (&'a Content, &'a Target)) -> Self {
+        let Content { envelope, held } = content;
+        let event = held.as_ref().map(|held| &held.event);
+        let value = event.and_then(|event| event.value.as_deref());
+        Self::new(&target.topic, (Some(envelope.endpoint.as_bytes()), value), |put| {
+            envelope.write_to(event.map(|event| &event.headers), put);
+        })
     }
-    let nothing = Headers::default();
-    let (value, original) = match shed {
-        Shed::Nothing | Shed::Error => (event.value.clone(), &event.headers),
-        Shed::AllButCoordinates => {
-            envelope = envelope.coordinates_only();
-            (None, &nothing)
-        }
-    };
-    let key = Some(Bytes::copy_from_slice(delivery.endpoint.as_bytes()));
-    Outgoing { topic: topic.to_owned(), key, value, headers: envelope.write(original) }
 }
