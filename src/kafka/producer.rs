@@ -53,10 +53,10 @@ pub struct Outgoing {
 
 /// The same as the client takes it: borrowed, and the headers are its own already.
 pub struct Native<'a> {
-    topic: &'a str,
-    key: Option<&'a [u8]>,
-    value: Option<&'a [u8]>,
-    headers: OwnedHeaders,
+    pub(super) topic: &'a str,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) headers: OwnedHeaders,
 }
 
 impl<'a> Native<'a> {
@@ -90,7 +90,9 @@ impl<'a> Native<'a> {
 impl<'a> From<&'a Outgoing> for Native<'a> {
     fn from(record: &'a Outgoing) -> Self {
         let Outgoing { topic, key, value, headers } = record;
-        Self { topic, key: key.as_deref(), value: value.as_deref(), headers: native_headers(headers) }
+        Self::new(topic, (key.as_deref(), value.as_deref()), |put| {
+            headers.0.iter().for_each(|(name, value)| put(name, value.as_deref()));
+        })
     }
 }
 
@@ -341,15 +343,6 @@ impl ProducerContext for Answering {
             error!("taking in the brokers' answer panicked");
         }
     }
-}
-
-/// Headers as the client wants them.
-pub(super) fn native_headers(headers: &Headers) -> OwnedHeaders {
-    let mut native = OwnedHeaders::new_with_capacity(headers.0.len());
-    for (name, value) in &headers.0 {
-        native = native.insert(Header { key: name, value: value.as_deref() });
-    }
-    native
 }
 
 fn appended(timestamp: Timestamp) -> Option<i64> {

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::{
     Context, client_config,
-    producer::{Outgoing, native_headers},
+    producer::{Native, Outgoing},
 };
 use crate::config::settings::Kafka;
 
@@ -133,14 +133,8 @@ pub(super) fn config(kafka: &Kafka, transactional_id: &str) -> ClientConfig {
 }
 
 fn native(record: &Outgoing) -> FutureRecord<'_, [u8], [u8]> {
-    FutureRecord {
-        topic: &record.topic,
-        partition: None,
-        payload: record.value.as_deref(),
-        key: record.key.as_deref(),
-        timestamp: None,
-        headers: Some(native_headers(&record.headers)),
-    }
+    let Native { topic, key, value, headers } = record.into();
+    FutureRecord { topic, partition: None, payload: value, key, timestamp: None, headers: Some(headers) }
 }
 
 fn is_fencing(code: RDKafkaErrorCode) -> bool {

@@ -3,20 +3,20 @@
 //! Back-pressure in one paragraph. Lanes hold half of the window at most, together. A normal lane's share is what they
 //! have left of that, others' a multiple or a part of it by the weight of their priority; so it adapts to how many are
 //! active and to how much they hold, and those that hold next to nothing take next to nothing from the others. A partition
-//! hands deliveries to a lane until the lane holds its share (and the partition its part of it). Then, if any event read lately (looked
-//! at: as many as a quarter of the window) went to another lane that has room (holds less than half of its share
-//! and can send), the full lane stands in its way: the oldest of what it holds is parked until it is below half, or,
-//! if all of that is under way, what it was to get. Otherwise the partition is simply not read: Kafka is the queue, and
-//! a lane that is alone, or as busy as all others, is never parked. Nor is a brisk one, which at its measured pace has
-//! room again in a moment: writing and reading its deliveries once more would take longer. One that misses that by little is
-//! tried (`trial.rs`): it may be slow only because the others take the machine from it. A lane that cannot send within
-//! `hold` (breaker, pause, far slot) counts as full as soon as another one that was fed before has room, and keeps but
-//! one delivery to probe with. Between full and half lies the hysteresis. A retry tier is always read on, so
-//! that nobody's parked first attempt waits there behind others: what it has for a full lane takes the place of the
-//! oldest fresh delivery, of what came before its slot, or of what is due last, and is written anew only when it is
-//! that itself, or when the lane cannot send. The slot that it got when there was no room is a guess, unless it is a
-//! rate's: its tier hands it over before when the lane has room, and the lane sends it when it has nothing else to do. A
-//! queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
+//! hands deliveries to a lane until the lane holds its share (and the partition its part of it). Then, if any event
+//! read lately (looked at: as many as a quarter of the window) went to another lane that has room (holds less than half
+//! of its share and can send), the full lane stands in its way: the oldest of what it holds is parked until it is below
+//! half, or, if all of that is under way, what it was to get. Otherwise the partition is simply not read: Kafka is the
+//! queue, and a lane that is alone, or as busy as all others, is never parked. Nor is a brisk one, which at its
+//! measured pace has room again in a moment: writing and reading its deliveries once more would take longer. One that
+//! misses that by little is tried (`trial.rs`): it may be slow only because the others take the machine from it. A lane
+//! that cannot send within `hold` (breaker, pause, far slot) counts as full as soon as another one that was fed before
+//! has room, and keeps but one delivery to probe with. Between full and half lies the hysteresis. A retry tier is
+//! always read on, so that nobody's parked first attempt waits there behind others: what it has for a full lane takes
+//! the place of the oldest fresh delivery, of what came before its slot, or of what is due last, and is written anew
+//! only when it is that itself, or when the lane cannot send. The slot that it got when there was no room is a guess,
+//! unless it is a rate's: its tier hands it over before when the lane has room, and the lane sends it when it has
+//! nothing else to do. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
 
 use std::{
     collections::HashMap,
@@ -47,8 +47,8 @@ use crate::{
 };
 
 /// Of its last events a partition looks at as many as this part of the window's places: as many as a lane that is alone
-/// may hold. So many are parked in vain, at most, when only one lane's events come any more;
-/// and among many lanes, with small shares each, all that are fed at all are seen.
+/// may hold. So many are parked in vain, at most, when only one lane's events come any more; and among many lanes, with
+/// small shares each, all that are fed at all are seen.
 const LOOK_BACK: usize = 4;
 
 /// Endpoints a partition remembers to have fed, and as many from before those. It bounds memory when endpoints are many;
