@@ -349,8 +349,9 @@ fn config(kafka: &Kafka, protocol: GroupProtocol, budget: Budget) -> ClientConfi
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         // Per partition, because each has a queue of its own. A fetch that arrives while the queue is just below its
-        // bound adds to it, so that both together stay below what is asked for.
-        .set("queued.max.messages.kbytes", (prefetch / 2 / 1024).max(1).to_string())
+        // bound adds to it; both together are what is asked for. The bound is the larger part by far: a queue that is
+        // at it when the next fetch is sent has to last until that is answered ([`FETCH_WAIT`]).
+        .set("queued.max.messages.kbytes", (prefetch * 3 / 4 / 1024).max(1).to_string())
         .set("queued.min.messages", "10000")
         .set("fetch.message.max.bytes", (prefetch / 4).clamp(1024, 1_000_000_000).to_string())
         // Raised by the client where a message may be larger.
