@@ -10,7 +10,7 @@ use super::super::{
 };
 
 /// Refused properties, and what to do instead.
-const REFUSED: [(&str, &str); 33] = [
+const REFUSED: [(&str, &str); 37] = [
     ("bootstrap.servers", "set kafka.brokers"),
     ("metadata.broker.list", "set kafka.brokers"),
     ("group.id", "set kafka.group"),
@@ -24,6 +24,10 @@ const REFUSED: [(&str, &str); 33] = [
     ("auto.commit.interval.ms", "set limits.commit_interval"),
     ("queued.max.messages.kbytes", "set limits.prefetch"),
     ("queued.min.messages", "set limits.prefetch"),
+    ("fetch.message.max.bytes", "set limits.prefetch"),
+    ("max.partition.fetch.bytes", "set limits.prefetch"),
+    ("fetch.max.bytes", "set limits.prefetch"),
+    ("fetch.queue.backoff.ms", "set limits.prefetch"),
     ("enable.auto.offset.store", UNSETTLED),
     ("offset.store.method", UNSETTLED),
     ("offset.store.path", UNSETTLED),
