@@ -1,22 +1,23 @@
 //! All lanes: made on demand, taken down when idle, and what they share.
 //!
-//! Back-pressure in one paragraph. Lanes hold half of the window at most, together. A normal lane's share is half of
-//! what they have left of that, others' a multiple or a part of it by the weight of their priority; so it adapts to how
-//! many are active and to how much they hold, and those that hold next to nothing take next to nothing from the others.
-//! A partition hands deliveries to a lane until the lane holds its share (and the partition its part of it). Then, if
-//! any event read lately (looked at: as many as a quarter of the window) went to another lane that has room (holds less
-//! than half of its share and can send), the full lane stands in its way: the oldest of what it holds is parked until it
-//! is below half, or, if all of that is under way, what it was to get. Otherwise the partition is simply not read: Kafka
-//! is the queue, and a lane that is alone, or as busy as all others, is never parked. Nor is a brisk one, which at its
-//! measured pace has room again in a moment: writing and reading its deliveries once more would take longer. One that
-//! misses that by little is tried (`trial.rs`): it may be slow only because the others take the machine from it. A lane
-//! that cannot send within `hold` (breaker, pause, far slot) counts as full as soon as another one that was fed before
-//! has room, and keeps but one delivery to probe with. Between full and half lies the hysteresis. A retry tier is
-//! always read on, so that nobody's parked first attempt waits there behind others: what it has for a full lane takes
-//! the place of the oldest fresh delivery, of what came before its slot, or of what is due last, and is written anew
-//! only when it is that itself, or when the lane cannot send. The slot that it got when there was no room is a guess,
-//! unless it is a rate's: its tier hands it over before when the lane has room, and the lane sends it when it has
-//! nothing else to do. A queue of an endpoint's own feeds one lane only, so nothing of it is ever parked for room.
+//! Back-pressure in one paragraph. Lanes hold half of the window at most, together. A normal lane's share is twice what
+//! they have left of that half, and a third of it at most; others' is a multiple or a part of it by the weight of their
+//! priority. So it adapts to how many are active and to how much they hold, and those that hold next to nothing take
+//! next to nothing from the others. A partition hands deliveries to a lane until the lane holds its share (and the
+//! partition its part of it). Then, if any event read lately (looked at: as many as a quarter of the window) went to
+//! another lane that has room (holds less than half of its share and can send), the full lane stands in its way: the
+//! oldest of what it holds is parked until it is below half, or, if all of that is under way, what it was to get.
+//! Otherwise the partition is simply not read: Kafka is the queue, and a lane that is alone, or as busy as all others,
+//! is never parked. Nor is a brisk one, which at its measured pace has room again in a moment: writing and reading its
+//! deliveries once more would take longer. One that misses that by little is tried (`trial.rs`): it may be slow only
+//! because the others take the machine from it. A lane that cannot send within `hold` (breaker, pause, far slot) counts
+//! as full as soon as another one that was fed before has room, and keeps but one delivery to probe with. Between full
+//! and half lies the hysteresis. A retry tier is always read on, so that nobody's parked first attempt waits there
+//! behind others: what it has for a full lane takes the place of the oldest fresh delivery, of what came before its
+//! slot, or of what is due last, and is written anew only when it is that itself, or when the lane cannot send. The slot
+//! that it got when there was no room is a guess, unless it is a rate's: its tier hands it over before when the lane has
+//! room, and the lane sends it when it has nothing else to do. A queue of an endpoint's own feeds one lane only, so
+//! nothing of it is ever parked for room.
 
 use std::{
     collections::HashMap,
@@ -46,8 +47,11 @@ use crate::{
     registry::Registry,
 };
 
-/// A normal lane's share is what all have left, divided by this.
-const MODESTY: usize = 2;
+/// A normal lane's share is this multiple of what all lanes have left, so that a few busy ones come to use most of it …
+const GREED: usize = 2;
+
+/// … and this part of it all at most: one that is alone is no faster with more, and twice as much took 4 MiB.
+const PART: usize = 3;
 
 /// Of its last events a partition looks at as many as this part of the window's places: half as many again as a lane
 /// that is alone may hold. So many are parked in vain, at most, when only one lane's events come any more; and among
@@ -129,17 +133,19 @@ impl Shared {
 
     /// What a lane may hold: all lanes together half of the window, so that nobody is ever shut out.
     pub(super) fn bounds(&self, priority: Priority) -> Bounds {
-        let left =
-            |limit: usize, held: &AtomicUsize| (limit / 2).saturating_sub(held.load(Ordering::Relaxed));
-        let left_bytes = left(self.window.limit_bytes(), &self.held_bytes);
-        let left = left(self.window.limit(), &self.held);
-        let share = part(left, priority);
+        let of = |limit: usize, held: &AtomicUsize| {
+            let all = limit / 2;
+            (all.saturating_sub(held.load(Ordering::Relaxed)), all)
+        };
+        let (left, all) = of(self.window.limit(), &self.held);
+        let share = part((left, all), priority);
         // May a partition have its part of a lane although others have filled it? Not when lanes hold half of the
         // window already: many stuck ones times many partitions would be all of it.
         let partitions = self.partitions.load(Ordering::Relaxed).max(1);
         let quota = if left > 0 { (share / partitions).max(1) } else { 0 };
         let moment = (self.window.limit() as f64 / WAITED_FOR).min(LONGEST_MOMENT.as_secs_f64() * 1_000.0);
-        Bounds { share, bytes: part(left_bytes, priority), quota, hold: self.hold, moment }
+        let bytes = part(of(self.window.limit_bytes(), &self.held_bytes), priority);
+        Bounds { share, bytes, quota, hold: self.hold, moment }
     }
 
     pub(super) fn took_one(&self, bytes: usize) {
@@ -162,13 +168,13 @@ impl Shared {
     }
 }
 
-/// The most one lane may have while all lanes together have so much left: a dynamic threshold as in switches that share
-/// memory (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998). So many
-/// greedy lanes of equal weight come to hold equal parts, and leave two such parts for whoever comes next: one that is
-/// alone gets a third of it all. Half of it all, without the division, was no faster and took 4 MiB more.
-fn part(left: usize, priority: Priority) -> usize {
+/// The most one lane may have while all lanes together have so much left of so much: a dynamic threshold as in switches
+/// that share memory (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998). So
+/// many greedy lanes of equal weight come to hold equal parts, and leave half such a part for whoever comes next.
+fn part((left, all): (usize, usize), priority: Priority) -> usize {
     let weight = |priority| usize::try_from(Class::new(priority, false).weight()).unwrap_or(1);
-    (left.saturating_mul(weight(priority)) / (MODESTY * weight(Priority::Normal))).max(1)
+    let normal = left.saturating_mul(GREED).min(all / PART);
+    (normal.saturating_mul(weight(priority)) / weight(Priority::Normal)).max(1)
 }
 
 /// Endpoint id → lane.
@@ -383,24 +389,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn greedy_lanes_come_to_hold_equal_parts_and_leave_two_for_the_next() {
+    fn greedy_lanes_come_to_hold_equal_parts_and_leave_half_of_one_for_the_next() {
         use Priority::{High, Low, Normal};
         let idle = |count: usize| vec![Normal; count];
         for (busy, held_already, expected) in [
+            // A few leave more.
             (idle(1), 0, vec![333]),
-            (idle(2), 0, vec![250; 2]),
-            (idle(12), 0, vec![71; 12]),
+            (idle(2), 0, vec![333; 2]),
+            (idle(3), 0, vec![286; 3]),
+            (idle(12), 0, vec![80; 12]),
             // 150 others that hold one each.
-            (idle(1), 150, vec![283]),
+            (idle(1), 150, vec![333]),
             (idle(50), 150, vec![16; 50]),
-            (vec![High, Normal, Low], 0, vec![552, 138, 34]),
+            (vec![High, Normal, Low], 0, vec![695, 174, 44]),
         ] {
             let mut held = vec![0; busy.len()];
             let left = |held: &[usize]| 1_000 - held_already - held.iter().sum::<usize>();
             // All are fed at once, as fast as they may.
             let weight = |priority| Class::new(priority, false).weight();
             let next = |held: &[usize]| {
-                let more = (0..busy.len()).filter(|lane| held[*lane] < part(left(held), busy[*lane]));
+                let more =
+                    (0..busy.len()).filter(|lane| held[*lane] < part((left(held), 1_000), busy[*lane]));
                 more.min_by_key(|lane| held[*lane] as i64 * weight(High) / weight(busy[*lane]))
             };
             while let Some(lane) = next(&held) {
@@ -417,7 +426,7 @@ mod tests {
 
     #[test]
     fn nobody_is_shut_out_when_nothing_is_left() {
-        assert_eq!(part(0, Priority::Low), 1);
+        assert_eq!(part((0, 1_000), Priority::Low), 1);
     }
 
     #[test]
