@@ -88,7 +88,7 @@ pub enum GroupProtocol {
 pub enum Budget {
     /// There is one of it; so many bytes are fetched ahead per partition.
     Ample(usize),
-    /// There may be many of it: it wakes up seldom, and an eighth of that is fetched ahead.
+    /// There may be many of it: it wakes up seldom, and a quarter of that is fetched ahead.
     Sparing(usize),
 }
 

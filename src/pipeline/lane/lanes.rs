@@ -388,6 +388,21 @@ impl Fed {
 mod tests {
     use super::*;
 
+    /// What lanes come to hold of a thousand places when all are fed at once, as fast as they may.
+    fn fill(busy: &[Priority], held_already: usize) -> Vec<usize> {
+        let mut held = vec![0; busy.len()];
+        let weight = |priority| Class::new(priority, false).weight();
+        let next = |held: &[usize]| {
+            let left = 1_000 - held_already - held.iter().sum::<usize>();
+            let more = (0..busy.len()).filter(|lane| held[*lane] < part((left, 1_000), busy[*lane]));
+            more.min_by_key(|lane| held[*lane] as i64 * weight(Priority::High) / weight(busy[*lane]))
+        };
+        while let Some(lane) = next(&held) {
+            held[lane] += 1;
+        }
+        held
+    }
+
     #[test]
     fn greedy_lanes_come_to_hold_equal_parts_and_leave_half_of_one_for_the_next() {
         use Priority::{High, Low, Normal};
@@ -403,25 +418,22 @@ mod tests {
             (idle(50), 150, vec![16; 50]),
             (vec![High, Normal, Low], 0, vec![695, 174, 44]),
         ] {
-            let mut held = vec![0; busy.len()];
-            let left = |held: &[usize]| 1_000 - held_already - held.iter().sum::<usize>();
-            // All are fed at once, as fast as they may.
-            let weight = |priority| Class::new(priority, false).weight();
-            let next = |held: &[usize]| {
-                let more =
-                    (0..busy.len()).filter(|lane| held[*lane] < part((left(held), 1_000), busy[*lane]));
-                more.min_by_key(|lane| held[*lane] as i64 * weight(High) / weight(busy[*lane]))
-            };
-            while let Some(lane) = next(&held) {
-                held[lane] += 1;
-            }
-            for (held, expected) in held.iter().zip(&expected) {
+            for (held, expected) in fill(&busy, held_already).iter().zip(&expected) {
                 assert!(
                     held.abs_diff(*expected) <= expected / 10 + 1,
                     "{held} instead of {expected} among {busy:?}"
                 );
             }
         }
+    }
+
+    /// `arauto_window_used_ratio`: the thresholds are those of `deploy/k8s/components/keda` and of the alert
+    /// `ArautoWindowFull`.
+    #[test]
+    fn two_full_lanes_need_no_more_instances_three_do_and_five_are_a_full_window() {
+        let used = |lanes: usize| fill(&vec![Priority::Normal; lanes], 0).iter().sum::<usize>();
+        assert!(used(2) <= 800 && used(3) > 800, "{} and {}", used(2), used(3));
+        assert!(used(4) <= 900 && used(5) > 900, "{} and {}", used(4), used(5));
     }
 
     #[test]
