@@ -133,18 +133,14 @@ impl Shared {
 
     /// What a lane may hold: all lanes together half of the window, so that nobody is ever shut out.
     pub(super) fn bounds(&self, priority: Priority) -> Bounds {
-        let of = |limit: usize, held: &AtomicUsize| {
-            let all = limit / 2;
-            (all.saturating_sub(held.load(Ordering::Relaxed)), all)
-        };
-        let (left, all) = of(self.window.limit(), &self.held);
-        let share = part((left, all), priority);
+        let (places, held) = (self.window.limit() / 2, self.held.load(Ordering::Relaxed));
+        let share = part(places, held, priority);
+        let bytes = part(self.window.limit_bytes() / 2, self.held_bytes.load(Ordering::Relaxed), priority);
         // May a partition have its part of a lane although others have filled it? Not when lanes hold half of the
         // window already: many stuck ones times many partitions would be all of it.
         let partitions = self.partitions.load(Ordering::Relaxed).max(1);
-        let quota = if left > 0 { (share / partitions).max(1) } else { 0 };
+        let quota = if held < places { (share / partitions).max(1) } else { 0 };
         let moment = (self.window.limit() as f64 / WAITED_FOR).min(LONGEST_MOMENT.as_secs_f64() * 1_000.0);
-        let bytes = part(of(self.window.limit_bytes(), &self.held_bytes), priority);
         Bounds { share, bytes, quota, hold: self.hold, moment }
     }
 
@@ -168,12 +164,12 @@ impl Shared {
     }
 }
 
-/// The most one lane may have while all lanes together have so much left of so much: a dynamic threshold as in switches
+/// The most one lane may have of `all` while all lanes together hold so much of it: a dynamic threshold as in switches
 /// that share memory (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998). So
 /// many greedy lanes of equal weight come to hold equal parts, and leave half such a part for whoever comes next.
-fn part((left, all): (usize, usize), priority: Priority) -> usize {
+fn part(all: usize, held: usize, priority: Priority) -> usize {
     let weight = |priority| usize::try_from(Class::new(priority, false).weight()).unwrap_or(1);
-    let normal = left.saturating_mul(GREED).min(all / PART);
+    let normal = all.saturating_sub(held).saturating_mul(GREED).min(all / PART);
     (normal.saturating_mul(weight(priority)) / weight(Priority::Normal)).max(1)
 }
 
@@ -393,8 +389,8 @@ mod tests {
         let mut held = vec![0; busy.len()];
         let weight = |priority| Class::new(priority, false).weight();
         let next = |held: &[usize]| {
-            let left = 1_000 - held_already - held.iter().sum::<usize>();
-            let more = (0..busy.len()).filter(|lane| held[*lane] < part((left, 1_000), busy[*lane]));
+            let all_held = held_already + held.iter().sum::<usize>();
+            let more = (0..busy.len()).filter(|lane| held[*lane] < part(1_000, all_held, busy[*lane]));
             more.min_by_key(|lane| held[*lane] as i64 * weight(Priority::High) / weight(busy[*lane]))
         };
         while let Some(lane) = next(&held) {
@@ -438,7 +434,7 @@ mod tests {
 
     #[test]
     fn nobody_is_shut_out_when_nothing_is_left() {
-        assert_eq!(part((0, 1_000), Priority::Low), 1);
+        assert_eq!(part(1_000, 1_000, Priority::Low), 1);
     }
 
     #[test]
