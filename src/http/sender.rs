@@ -99,7 +99,8 @@ impl Sender {
         Self { connector: Arc::new(connector), hosts: Arc::default() }
     }
 
-    /// Posts once, or once more where nothing can have come of it. `met` is told of each connection it goes over.
+    /// Posts once, and once more for each way in which nothing can have come of it. `met` is told of each connection it
+    /// goes over.
     pub(super) async fn post(
         &self,
         target: &Target,
@@ -108,7 +109,7 @@ impl Sender {
         met: &mut (dyn FnMut(&Connected) + Send),
     ) -> Result<Answer, Failure> {
         let host = target.host(&self.hosts);
-        let mut refused = false;
+        let mut before = Vec::new();
         loop {
             let (link, kept) = self.link(&host, target).await?;
             match link {
@@ -140,10 +141,11 @@ impl Sender {
                                 return Err(error.into());
                             }
                         }
-                        Err(http2::Error { error, .. }) if http2::is_unprocessed(&error) && !refused => {
-                            refused = true;
-                        }
-                        Err(http2::Error { error, .. }) => return Err(error.into()),
+                        Err(http2::Error { error, .. }) => match http2::unprocessed(&error) {
+                            // A new connection may refuse what the old one has left: each of it happens once.
+                            Some(why) if !before.contains(&why) => before.push(why),
+                            Some(_) | None => return Err(error.into()),
+                        },
                     }
                 }
             }

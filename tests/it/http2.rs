@@ -57,6 +57,8 @@ enum Then {
     AnswerAndGoAway,
     /// It resets the stream, the next ones too if this says so.
     Reset(u32, usize),
+    /// GOAWAY without having looked at it, and REFUSED_STREAM on the next connection.
+    GoAwayAndRefuse,
     /// The end of the connection.
     Close,
 }
@@ -82,6 +84,11 @@ async fn one_goes_wrong(then: Then) -> (Server, String, Arc<AtomicUsize>) {
                         frames.go_away(stream, NO_ERROR).await;
                         frames.answer(stream).await;
                     }
+                    Then::GoAwayAndRefuse if nth == 2 => {
+                        frames.go_away(1, NO_ERROR).await;
+                        return frames.close().await;
+                    }
+                    Then::GoAwayAndRefuse if nth == 3 => frames.reset(stream, REFUSED_STREAM).await,
                     Then::Reset(code, times) if (2..2 + times).contains(&nth) => {
                         frames.reset(stream, code).await;
                     }
@@ -108,6 +115,8 @@ async fn only_what_the_receiver_has_not_looked_at_is_sent_again() {
         (Then::Reset(REFUSED_STREAM, 1), OK, (3, 1)),
         // Once more, but not for ever.
         (Then::Reset(REFUSED_STREAM, 2), RESET, (3, 1)),
+        // By two connections, each for a reason of its own.
+        (Then::GoAwayAndRefuse, OK, (4, 2)),
         (Then::Reset(INTERNAL_ERROR, 1), RESET, (2, 1)),
         (Then::Close, RESET, (2, 1)),
     ];

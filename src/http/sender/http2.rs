@@ -128,13 +128,23 @@ pub(super) async fn chunk(body: &mut RecvStream) -> Option<Bytes> {
     Some(chunk)
 }
 
-/// Does the receiver say that it has not looked at the request (RFC 9113, section 8.7)?
-pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
-    let reason = error.reason();
-    let refused = error.is_reset() && reason == Some(Reason::REFUSED_STREAM);
-    // Told only those requests that are above the last one it has worked on.
-    let left = error.is_go_away() && reason == Some(Reason::NO_ERROR);
-    error.is_remote() && (refused || left)
+/// How a receiver says that it has not looked at a request (RFC 9113, section 8.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unprocessed {
+    /// It takes no more of them at the moment.
+    Refused,
+    /// It ends the connection.
+    Left,
+}
+
+/// Does this error say so?
+pub(super) fn unprocessed(error: &h2::Error) -> Option<Unprocessed> {
+    match error.reason().filter(|_| error.is_remote())? {
+        Reason::REFUSED_STREAM if error.is_reset() => Some(Unprocessed::Refused),
+        // Told only those requests that are above the last one it has worked on.
+        Reason::NO_ERROR if error.is_go_away() => Some(Unprocessed::Left),
+        _ => None,
+    }
 }
 
 /// Finds out whether the other side is still there.
