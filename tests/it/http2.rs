@@ -53,12 +53,12 @@ async fn all_at_once(client: &Client, target: &Target, attempts: usize) -> Vec<A
 enum Then {
     /// It has worked on what came up to this stream, and ends the connection for this reason.
     GoAway(u32, u32),
-    /// The same, and answers first what it still may.
+    /// The same, and the next connection refuses it.
+    GoAwayAndRefuse(u32, u32),
+    /// As `GoAway`, and answers first what it still may.
     AnswerAndGoAway,
     /// It resets the stream, the next ones too if this says so.
     Reset(u32, usize),
-    /// GOAWAY without having looked at it, and REFUSED_STREAM on the next connection.
-    GoAwayAndRefuse,
     /// The end of the connection.
     Close,
 }
@@ -76,7 +76,7 @@ async fn one_goes_wrong(then: Then) -> (Server, String, Arc<AtomicUsize>) {
             while let Some(stream) = frames.request().await {
                 let nth = requests.fetch_add(1, SeqCst) + 1;
                 match then {
-                    Then::GoAway(last, code) if nth == 2 => {
+                    Then::GoAway(last, code) | Then::GoAwayAndRefuse(last, code) if nth == 2 => {
                         frames.go_away(last, code).await;
                         return frames.close().await;
                     }
@@ -84,11 +84,7 @@ async fn one_goes_wrong(then: Then) -> (Server, String, Arc<AtomicUsize>) {
                         frames.go_away(stream, NO_ERROR).await;
                         frames.answer(stream).await;
                     }
-                    Then::GoAwayAndRefuse if nth == 2 => {
-                        frames.go_away(1, NO_ERROR).await;
-                        return frames.close().await;
-                    }
-                    Then::GoAwayAndRefuse if nth == 3 => frames.reset(stream, REFUSED_STREAM).await,
+                    Then::GoAwayAndRefuse(..) if nth == 3 => frames.reset(stream, REFUSED_STREAM).await,
                     Then::Reset(code, times) if (2..2 + times).contains(&nth) => {
                         frames.reset(stream, code).await;
                     }
@@ -116,7 +112,7 @@ async fn only_what_the_receiver_has_not_looked_at_is_sent_again() {
         // Once more, but not for ever.
         (Then::Reset(REFUSED_STREAM, 2), RESET, (3, 1)),
         // By two connections, each for a reason of its own.
-        (Then::GoAwayAndRefuse, OK, (4, 2)),
+        (Then::GoAwayAndRefuse(1, NO_ERROR), OK, (4, 2)),
         (Then::Reset(INTERNAL_ERROR, 1), RESET, (2, 1)),
         (Then::Close, RESET, (2, 1)),
     ];
