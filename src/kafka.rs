@@ -17,6 +17,7 @@ pub mod consumer;
 pub mod headers;
 pub mod lossy;
 pub mod observer;
+mod polled;
 pub mod producer;
 pub mod reach;
 pub mod rights;

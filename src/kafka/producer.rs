@@ -14,13 +14,13 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders, Timestamp},
-    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext},
 };
 use tokio::sync::oneshot;
 use tracing::error;
 
 use super::{
-    Context, client_config,
+    Context, client_config, polled,
     statistics::{Statistics, Watch},
 };
 use crate::{
@@ -136,7 +136,7 @@ struct Inner {
     alone: Mutex<Option<Client>>,
 }
 
-type Client = Arc<ThreadedProducer<Answering>>;
+type Client = Arc<BaseProducer<Answering>>;
 
 /// What is done with the brokers' answer, on the client's own thread: it must not block.
 type Answer = Box<dyn FnOnce(Result<Acknowledged, Error>) + Send + Sync>;
@@ -196,7 +196,7 @@ impl Producer {
         self.begin_with(&self.client(), record.into())
     }
 
-    fn begin_with(&self, client: &ThreadedProducer<Answering>, record: Native<'_>) -> Result<Sent, Error> {
+    fn begin_with(&self, client: &BaseProducer<Answering>, record: Native<'_>) -> Result<Sent, Error> {
         let (tell, told) = oneshot::channel();
         // Who does not wait any more need not be told.
         let answer = Box::new(move |answer| drop(tell.send(answer)));
@@ -237,7 +237,7 @@ impl Producer {
         let mut config = self.0.config.clone();
         config.set("batch.num.messages", "1").set("statistics.interval.ms", "0");
         let fresh = make(&config, None).map_err(Error::Kafka)?;
-        alone.replace(Arc::clone(&fresh)).into_iter().for_each(close);
+        *alone = Some(Arc::clone(&fresh));
         Ok(fresh)
     }
 
@@ -259,28 +259,14 @@ impl Producer {
         let Some((code, reason)) = client.client().fatal_error() else { return };
         error!(%code, %reason, "the Kafka producer is replaced");
         match make(&self.0.config, self.0.watch.clone()) {
-            Ok(fresh) => close(std::mem::replace(&mut *client, fresh)),
+            Ok(fresh) => *client = fresh,
             Err(error) => error!(%error, "no new Kafka producer could be made"),
         }
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let client = self.client.get_mut().unwrap_or_else(PoisonError::into_inner);
-        close(Arc::clone(client));
-        let alone = self.alone.get_mut().unwrap_or_else(PoisonError::into_inner);
-        alone.take().into_iter().for_each(close);
-    }
-}
-
 fn make(config: &ClientConfig, watch: Option<Arc<Watch>>) -> Result<Client, KafkaError> {
-    config.create_with_context(Answering { watch }).map(Arc::new)
-}
-
-/// Closing waits for the client's threads: nobody may wait for that here, least of all one of those.
-fn close(client: Client) {
-    std::thread::spawn(move || drop(client));
+    polled::producer(config, Answering { watch })
 }
 
 /// A record that the client has and the brokers may not have yet.
