@@ -154,12 +154,32 @@ pub(crate) fn send(producer: &BaseProducer, topic: &str, partition: i32, event: 
     }
 }
 
+/// As Kafka's scripts start it (`bin/kafka-server-start.sh`, `bin/kafka-run-class.sh`).
+const HEAP: &str = "-Xmx1G -Xms1G";
+const JVM: &str = "-server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 \
+                   -XX:+ExplicitGCInvokesConcurrent";
+/// Kafka's defaults again, for what the tests hurry or keep small and would be measured here.
+const PROPERTIES: &str = "\
+broker.session.timeout.ms=9000
+broker.heartbeat.interval.ms=2000
+log.retention.check.interval.ms=300000
+log.segment.delete.delay.ms=60000
+log.cleaner.backoff.ms=15000
+offsets.retention.check.interval.ms=600000
+log.index.size.max.bytes=10485760
+num.network.threads=3
+num.io.threads=8
+background.threads=10
+";
+
 fn start_real(dir: &Path) -> Child {
+    std::fs::write(dir.join("more.properties"), PROPERTIES).expect("a file");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/broker");
     let mut child = Command::new(script)
         .arg(dir)
         .arg("--until-eof")
-        .env("KAFKA_HEAP", "512m")
+        .env("KAFKA_HEAP_OPTS", HEAP)
+        .env("KAFKA_JVM_PERFORMANCE_OPTS", JVM)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -37,3 +37,60 @@ where
         .expect("the system has a thread to give");
     Ok(client)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rdkafka::{
+        ClientContext,
+        producer::{BaseRecord, DeliveryResult},
+    };
+
+    use super::*;
+
+    /// Tells of its end.
+    struct Told(mpsc::Sender<&'static str>);
+
+    impl ClientContext for Told {}
+
+    impl ProducerContext for Told {
+        type DeliveryOpaque = Box<Arc<BaseProducer<Self>>>;
+
+        fn delivery(&self, _: &DeliveryResult<'_>, last: Self::DeliveryOpaque) {
+            drop(last);
+            self.0.send("answered").expect("the test waits");
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.send("closed").expect("the test waits");
+        }
+    }
+
+    fn made() -> (Arc<BaseProducer<Told>>, mpsc::Receiver<&'static str>) {
+        let (tell, told) = mpsc::channel();
+        let mut config = ClientConfig::new();
+        // Nobody listens there.
+        config.set("bootstrap.servers", "127.0.0.1:1").set("message.timeout.ms", "10");
+        (producer(&config, Told(tell)).unwrap(), told)
+    }
+
+    #[test]
+    fn it_is_closed_when_nobody_has_it() {
+        let (producer, told) = made();
+        drop(producer);
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok("closed"));
+    }
+
+    #[test]
+    fn an_answer_may_be_the_last_that_has_it() {
+        let (producer, told) = made();
+        let record = BaseRecord::<[u8], [u8], _>::with_opaque_to("topic", Box::new(Arc::clone(&producer)));
+        producer.send(record.payload(b"x")).map_err(|(error, _)| error).unwrap();
+        drop(producer);
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok("answered"));
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok("closed"));
+    }
+}
