@@ -55,15 +55,20 @@ impl Window {
         self.places.limit()
     }
 
-    /// Most bytes held.
-    pub fn limit_bytes(&self) -> usize {
-        self.bytes.limit()
+    /// Most deliveries that all lanes together hold: half of the window, so that nobody is ever shut out.
+    pub fn for_lanes(&self) -> usize {
+        for_lanes(&self.places)
     }
 
-    /// The used share of what lanes may fill, which is half of the window (`lane/lanes.rs`), of whichever is scarcer:
-    /// 0 to 1. What waits for other reasons may fill more than that, which is no more than full.
+    /// Most bytes that all lanes together hold, likewise.
+    pub fn bytes_for_lanes(&self) -> usize {
+        for_lanes(&self.bytes)
+    }
+
+    /// The used share of what lanes may fill, of whichever is scarcer: 0 to 1. What waits for other reasons may fill more
+    /// than that, which is no more than full.
     pub fn used_ratio(&self) -> f64 {
-        let ratio = |pool: &Pool| pool.used() as f64 / (pool.limit() as f64 / 2.0);
+        let ratio = |pool: &Pool| pool.used() as f64 / for_lanes(pool).max(1) as f64;
         ratio(&self.places).max(ratio(&self.bytes)).min(1.0)
     }
 
@@ -82,6 +87,10 @@ impl Window {
             Kind::Bytes => &self.bytes,
         }
     }
+}
+
+fn for_lanes(pool: &Pool) -> usize {
+    pool.limit() / 2
 }
 
 /// Something held of the window; given back when dropped.
@@ -150,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_full_when_lanes_can_have_no_more() {
-        let window = Arc::new(Window::new(10, 100));
+        let window = Arc::new(Window::new(11, 101));
         let mut held = Vec::new();
         for (bytes, expected) in [(0, 0.2), (0, 0.4), (35, 0.7), (0, 0.8), (0, 1.0), (0, 1.0), (60, 1.0)] {
             if bytes > 0 {

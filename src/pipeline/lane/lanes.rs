@@ -131,13 +131,13 @@ impl Shared {
         }
     }
 
-    /// What a lane may hold: all lanes together half of the window, so that nobody is ever shut out.
+    /// What a lane may hold of what is there for all of them.
     pub(super) fn bounds(&self, priority: Priority) -> Bounds {
-        let (places, held) = (self.window.limit() / 2, self.held.load(Ordering::Relaxed));
+        let (places, held) = (self.window.for_lanes(), self.held.load(Ordering::Relaxed));
         let share = part(places, held, priority);
-        let bytes = part(self.window.limit_bytes() / 2, self.held_bytes.load(Ordering::Relaxed), priority);
-        // May a partition have its part of a lane although others have filled it? Not when lanes hold half of the
-        // window already: many stuck ones times many partitions would be all of it.
+        let bytes = part(self.window.bytes_for_lanes(), self.held_bytes.load(Ordering::Relaxed), priority);
+        // May a partition have its part of a lane although others have filled it? Not when lanes hold all they may
+        // already: many stuck ones times many partitions would be all of it.
         let partitions = self.partitions.load(Ordering::Relaxed).max(1);
         let quota = if held < places { (share / partitions).max(1) } else { 0 };
         let moment = (self.window.limit() as f64 / WAITED_FOR).min(LONGEST_MOMENT.as_secs_f64() * 1_000.0);
