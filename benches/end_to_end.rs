@@ -46,6 +46,8 @@ const IN_FLIGHT: usize = 64;
 const LATENCY_RATE: u64 = 1_000;
 /// Passes over a full topic before anything counts, and as many before anything counts that is written to another.
 const WARM_UPS: usize = 3;
+/// How long a process at rest is left alone.
+const REST: Duration = Duration::from_secs(10);
 
 fn main() {
     rustls::crypto::ring::default_provider().install_default().expect("it is the first");
@@ -137,7 +139,9 @@ impl Bench {
             let topic = self.filled();
             for _ in 0..WARM_UPS {
                 let mut case = self.case(&topic, "http", &["/ok/0"], "");
-                case.config = case.config.replace("[limits]", "[limits]\ncommit_interval = \"1ms\"");
+                if !case.config.contains("commit_interval") {
+                    case.config = case.config.replace("[limits]", "[limits]\ncommit_interval = \"1ms\"");
+                }
                 Self::one(&case, self.held(&topic), |_| 0.0);
             }
         }
@@ -287,7 +291,7 @@ impl Bench {
         let topic = self.filled_with(1_000_000, Event::new);
         let rest = |what: &str| {
             let begun = Instant::now();
-            wait_for(what, || begun.elapsed() > Duration::from_secs(10));
+            wait_for(what, || begun.elapsed() > REST);
         };
         let at_rest = |topic: &str, more: &str| {
             let case = self.case(topic, "http", &["/ok/0"], more);
@@ -297,7 +301,7 @@ impl Bench {
             let settled = arauto.usage();
             rest("a while to pass");
             let used = arauto.usage();
-            (used.resident, 10.0 * (used.cpu - settled.cpu))
+            (used.resident, 100.0 * (used.cpu - settled.cpu) / REST.as_secs_f64())
         };
         let (resident, cpu) = at_rest(&self.topic(0), "");
         println!("{:48} {resident:>10.1} MiB resident", "memory: idle");

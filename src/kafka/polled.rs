@@ -13,8 +13,8 @@ use rdkafka::{
     producer::{BaseProducer, ProducerContext},
 };
 
-/// How long the thread looks for answers before it sees whether anybody still has the producer. The rest above whole
-/// milliseconds is what waking up takes anyway: without it there would be one to be waited for in vain.
+/// How long the thread looks for answers before it sees whether anybody still has the producer. librdkafka waits the whole
+/// milliseconds of it; the 50 µs above them have passed when it wakes up, so that nothing is left to ask again for.
 const POLL: Duration = Duration::from_micros(500_050);
 
 /// Makes a producer whose answers are taken in until nobody else has it any more; it is closed then, on that thread, which
