@@ -293,7 +293,7 @@ impl Bench {
             let begun = Instant::now();
             wait_for(what, || begun.elapsed() > REST);
         };
-        let at_rest = |topic: &str, more: &str| {
+        let at_rest = |name: &str, topic: &str, more: &str| {
             let case = self.case(topic, "http", &["/ok/0"], more);
             let arauto = case.arauto();
             case.wait_until_assigned();
@@ -301,13 +301,12 @@ impl Bench {
             let settled = arauto.usage();
             rest("a while to pass");
             let used = arauto.usage();
-            (used.resident, 100.0 * (used.cpu - settled.cpu) / REST.as_secs_f64())
+            let share = 100.0 * (used.cpu - settled.cpu) / REST.as_secs_f64();
+            println!("{:48} {:>10.1} MiB resident", format!("memory: {name}"), used.resident);
+            println!("{:48} {share:>10.1} % of a core", format!("CPU: {name}"));
         };
-        let (resident, cpu) = at_rest(&self.topic(0), "");
-        println!("{:48} {resident:>10.1} MiB resident", "memory: idle");
-        println!("{:48} {cpu:>10.1} % of a core", "CPU: idle");
-        let (behind, _) = at_rest(&topic, "rate = \"50/s\"");
-        println!("{:48} {behind:>10.1} MiB resident", "memory: 1,000,000 events behind, 50/s");
+        at_rest("idle", &self.topic(0), "");
+        at_rest("1,000,000 events behind, 50/s", &topic, "rate = \"50/s\"");
     }
 }
 
