@@ -4,10 +4,11 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use rdkafka::{
     ClientConfig, ClientContext, Message as _,
@@ -73,7 +74,7 @@ impl<'a> Native<'a> {
         Self { topic, key, value, headers: headers.expect("it is always put back") }
     }
 
-    fn with(self, waiting: Box<Waiting>) -> BaseRecord<'a, [u8], [u8], Box<Waiting>> {
+    fn with(self, answer: Answer) -> BaseRecord<'a, [u8], [u8], Box<Answer>> {
         let Self { topic, key, value, headers } = self;
         BaseRecord {
             topic,
@@ -82,7 +83,7 @@ impl<'a> Native<'a> {
             key,
             timestamp: None,
             headers: Some(headers),
-            delivery_opaque: waiting,
+            delivery_opaque: Box::new(answer),
         }
     }
 }
@@ -131,7 +132,9 @@ pub struct Producer(Arc<Inner>);
 struct Inner {
     config: ClientConfig,
     watch: Option<Arc<Watch>>,
-    client: Mutex<Client>,
+    /// Always one, but for the time in which it is made: it tells us of its errors.
+    client: ArcSwapOption<BaseProducer<Answering>>,
+    replacing: Mutex<()>,
     /// Sends every record in a batch of its own; made when it is needed first.
     alone: Mutex<Option<Client>>,
 }
@@ -172,8 +175,10 @@ impl Producer {
             config.set("statistics.interval.ms", STATISTICS.as_millis().to_string());
         }
         let watch = watch.map(Arc::new);
-        let client = make(&config, watch.clone()).map_err(Error::Kafka)?;
-        Ok(Self(Arc::new(Inner { config, watch, client: Mutex::new(client), alone: Mutex::default() })))
+        let (client, replacing, alone) = Default::default();
+        let inner = Arc::new(Inner { config, watch, client, replacing, alone });
+        inner.client.store(Some(inner.make(&inner.config, inner.watch.clone()).map_err(Error::Kafka)?));
+        Ok(Self(inner))
     }
 
     /// Writes one record and waits until all replicas have it.
@@ -187,86 +192,92 @@ impl Producer {
 
     /// The same in a batch of its own: what is too large then is so by itself.
     pub async fn send_alone<'a>(&self, record: impl Into<Native<'a>>) -> Result<Acknowledged, Error> {
-        let sent = self.begin_with(&*self.alone()?, record.into())?;
+        let sent = self.0.begin(&*self.0.alone()?, record.into())?;
         sent.acknowledged().await
     }
 
     /// Hands a record to the client at once, in the order of the calls; [`Sent::acknowledged`] waits for the brokers.
     pub fn begin<'a>(&self, record: impl Into<Native<'a>>) -> Result<Sent, Error> {
-        self.begin_with(&self.client(), record.into())
-    }
-
-    fn begin_with(&self, client: &BaseProducer<Answering>, record: Native<'_>) -> Result<Sent, Error> {
-        let (tell, told) = oneshot::channel();
-        // Who does not wait any more need not be told.
-        let answer = Box::new(move |answer| drop(tell.send(answer)));
-        let handed = client.send(record.with(self.waiting(answer)));
-        handed.map(|()| Sent(told)).map_err(|(error, _)| self.judge(error))
+        self.0.with_client(|client| self.0.begin(client, record.into()))
     }
 
     /// The same, and nobody waits: what the brokers say is told to `answer`, on the client's thread, which it must not
-    /// block; at once if the client does not take the record. [`Error::TooLarge`] may mean its batch.
+    /// block and which is within the runtime in which the producer was made; at once if the client does not take the
+    /// record. [`Error::TooLarge`] may mean its batch.
     pub fn begin_then<'a>(
         &self,
         record: impl Into<Native<'a>>,
         answer: impl FnOnce(Result<Acknowledged, Error>) + Send + Sync + 'static,
     ) {
-        if let Err((error, record)) = self.client().send(record.into().with(self.waiting(Box::new(answer)))) {
-            record.delivery_opaque.told(Err(error));
+        let record = record.into().with(Box::new(answer));
+        let handed = self.0.with_client(|client| {
+            client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
+        });
+        if let Err((error, answer)) = handed {
+            answer(Err(self.0.judge(error)));
         }
-    }
-
-    fn waiting(&self, answer: Answer) -> Box<Waiting> {
-        Box::new(Waiting { producer: self.clone(), answer })
     }
 
     /// Waits until nothing is under way; blocks its thread.
     pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
-        self.client().flush(timeout)
+        self.0.with_client(|client| client.flush(timeout))
+    }
+}
+
+impl Inner {
+    fn with_client<T>(&self, act: impl FnOnce(&BaseProducer<Answering>) -> T) -> T {
+        act(self.client.load().as_ref().expect("a producer has a client"))
     }
 
-    fn client(&self) -> Client {
-        Arc::clone(&self.0.client.lock().unwrap_or_else(PoisonError::into_inner))
+    fn begin(self: &Arc<Self>, client: &BaseProducer<Answering>, record: Native<'_>) -> Result<Sent, Error> {
+        let (tell, told) = oneshot::channel();
+        // Who does not wait any more need not be told.
+        let handed = client.send(record.with(Box::new(move |answer| drop(tell.send(answer)))));
+        handed.map(|()| Sent(told)).map_err(|(error, _)| self.judge(error))
     }
 
-    fn alone(&self) -> Result<Client, Error> {
-        let mut alone = self.0.alone.lock().unwrap_or_else(PoisonError::into_inner);
+    fn alone(self: &Arc<Self>) -> Result<Client, Error> {
+        let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = alone.as_ref().filter(|client| client.client().fatal_error().is_none()) {
             return Ok(Arc::clone(client));
         }
-        let mut config = self.0.config.clone();
+        let mut config = self.config.clone();
         config.set("batch.num.messages", "1").set("statistics.interval.ms", "0");
-        let fresh = make(&config, None).map_err(Error::Kafka)?;
+        let fresh = self.make(&config, None).map_err(Error::Kafka)?;
         *alone = Some(Arc::clone(&fresh));
         Ok(fresh)
     }
 
-    fn judge(&self, error: KafkaError) -> Error {
-        let code = error.rdkafka_error_code();
-        if code == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-            return Error::TooLarge;
+    fn make(
+        self: &Arc<Self>,
+        config: &ClientConfig,
+        watch: Option<Arc<Watch>>,
+    ) -> Result<Client, KafkaError> {
+        polled::producer(config, Answering { producer: Arc::downgrade(self), watch })
+    }
+
+    fn judge(self: &Arc<Self>, error: KafkaError) -> Error {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Error::TooLarge,
+            Some(RDKafkaErrorCode::QueueFull) => Error::Full,
+            _ => {
+                self.replace_if_fatal();
+                Error::Kafka(error)
+            }
         }
-        if code == Some(RDKafkaErrorCode::QueueFull) {
-            return Error::Full;
-        }
-        self.replace_if_fatal();
-        Error::Kafka(error)
     }
 
     /// A producer in a fatal state never sends again; the records it still held fail and are sent again by a new one.
-    fn replace_if_fatal(&self) {
-        let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((code, reason)) = client.client().fatal_error() else { return };
+    fn replace_if_fatal(self: &Arc<Self>) {
+        let _alone = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let fatal = self.with_client(|client| client.client().fatal_error());
+        let Some((code, reason)) = fatal else { return };
         error!(%code, %reason, "the Kafka producer is replaced");
-        match make(&self.0.config, self.0.watch.clone()) {
-            Ok(fresh) => *client = fresh,
+        match self.make(&self.config, self.watch.clone()) {
+            Ok(fresh) => self.client.store(Some(fresh)),
             Err(error) => error!(%error, "no new Kafka producer could be made"),
         }
     }
-}
-
-fn make(config: &ClientConfig, watch: Option<Arc<Watch>>) -> Result<Client, KafkaError> {
-    polled::producer(config, Answering { watch })
 }
 
 /// A record that the client has and the brokers may not have yet.
@@ -279,21 +290,9 @@ impl Sent {
     }
 }
 
-/// A record under way, and who is told what became of it.
-struct Waiting {
-    producer: Producer,
-    answer: Answer,
-}
-
-impl Waiting {
-    fn told(self, result: Result<Acknowledged, KafkaError>) {
-        let Self { producer, answer } = self;
-        answer(result.map_err(|error| producer.judge(error)));
-    }
-}
-
 /// Passes the brokers' answers on.
 struct Answering {
+    producer: Weak<Inner>,
     watch: Option<Arc<Watch>>,
 }
 
@@ -313,19 +312,23 @@ impl ClientContext for Answering {
 }
 
 impl ProducerContext for Answering {
-    type DeliveryOpaque = Box<Waiting>;
+    type DeliveryOpaque = Box<Answer>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
-        let result = match result {
-            Ok(message) => Ok(Acknowledged {
+    fn delivery(&self, result: &DeliveryResult<'_>, answer: Self::DeliveryOpaque) {
+        let answered = || match result {
+            Ok(message) => answer(Ok(Acknowledged {
                 partition: message.partition(),
                 offset: message.offset(),
                 appended: appended(message.timestamp()),
-            }),
-            Err((error, _)) => Err(error.clone()),
+            })),
+            // When the producer has gone nobody is left to send it by another client.
+            Err((error, _)) => answer(Err(match self.producer.upgrade() {
+                Some(producer) => producer.judge(error.clone()),
+                None => Error::Closed,
+            })),
         };
         // Without this thread nobody would ever be told anything again.
-        if catch_unwind(AssertUnwindSafe(|| waiting.told(result))).is_err() {
+        if catch_unwind(AssertUnwindSafe(answered)).is_err() {
             error!("taking in the brokers' answer panicked");
         }
     }

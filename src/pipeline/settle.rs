@@ -4,10 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, error, warn};
 
 use super::{
@@ -72,8 +69,7 @@ struct Inner {
     options: Options,
     tiers: HashMap<Duration, Target>,
     dead: Target,
-    window: Arc<Semaphore>,
-    runtime: Handle,
+    window: Semaphore,
 }
 
 /// One of our topics, and where what is written to it is counted.
@@ -102,14 +98,14 @@ enum Destination {
 }
 
 impl Settler {
-    /// A settler; to be made within the runtime.
+    /// A settler. Its producer was made within the runtime.
     pub fn new(options: Options) -> Self {
         let target = |topic: String| Target { produced: options.metrics.produced(&topic), topic };
         let tiers = options.ladder.tiers().chain([Duration::ZERO]);
         let tiers = tiers.map(|tier| (tier, target(tier_topic(&options.prefix, tier)))).collect();
         let dead = target(dead_topic(&options.prefix));
-        let window = Arc::new(Semaphore::new(PRODUCE_WINDOW));
-        Self(Arc::new(Inner { options, tiers, dead, window, runtime: Handle::current() }))
+        let window = Semaphore::new(PRODUCE_WINDOW);
+        Self(Arc::new(Inner { options, tiers, dead, window }))
     }
 
     /// An attempt that began then has ended and is counted in its delivery.
@@ -211,42 +207,39 @@ impl Settler {
         if delivery.line.is_none() {
             delivery.hold = None;
         }
-        let pending = Pending::new(&self.0.options.metrics);
-        let writing = Writing { delivery, to, reason, shed: Shed::Nothing, pending };
-        match Arc::clone(&self.0.window).try_acquire_owned() {
-            Ok(turn) => self.write(writing, turn),
-            Err(_) => {
-                let (settler, window) = (self.clone(), Arc::clone(&self.0.window));
-                self.0.options.tasks.spawn("wait to hand on", async move {
-                    let turn = window.acquire_owned().await.expect("the semaphore is never closed");
-                    settler.write(writing, turn);
-                });
-            }
+        let mut writing =
+            Writing { delivery, to, reason, shed: Shed::Nothing, pending: Pending::new(self.clone()) };
+        if writing.pending.try_begin() {
+            return self.write(writing);
         }
+        let settler = self.clone();
+        self.0.options.tasks.spawn("wait to hand on", async move {
+            writing.pending.begin().await;
+            settler.write(writing);
+        });
     }
 
     /// The first try. Most get through, and no task is spent on them: the brokers' answer settles the delivery.
-    fn write(&self, writing: Writing, turn: OwnedSemaphorePermit) {
-        let (content, settler) = (writing.content(), self.clone());
-        self.0.options.producer.begin_then((&content, self.target(writing.to)), move |sent| {
+    fn write(&self, writing: Writing) {
+        let (content, target) = (writing.content(), self.target(writing.to));
+        self.0.options.producer.begin_then((&content, target), move |sent| {
             // On the client's thread; trying again starts a task, and so does the next one in a line that may go now.
-            let _runtime = settler.0.runtime.enter();
+            let settler = &writing.pending.settler;
             let sent = match sent {
                 Err(Error::TooLarge) => Err(Error::TooLarge),
                 sent => settler.count(settler.target(writing.to), sent),
             };
             match sent {
-                Ok(at) => settler.written(writing, at),
+                Ok(at) => writing.written(at),
                 Err(trouble) => {
-                    let again = settler.clone();
-                    let retry = async move { again.write_again(writing, trouble, turn).await };
-                    settler.0.options.tasks.spawn("hand on", retry);
+                    let (settler, tasks) = (settler.clone(), settler.0.options.tasks.clone());
+                    tasks.spawn("hand on", async move { settler.write_again(writing, trouble).await });
                 }
             }
         });
     }
 
-    async fn write_again(&self, mut writing: Writing, trouble: Error, _turn: OwnedSemaphorePermit) {
+    async fn write_again(&self, mut writing: Writing, trouble: Error) {
         let Inner { options, .. } = &*self.0;
         let in_trouble = options.health.trouble();
         let mut backoff = FIRST_BACKOFF;
@@ -260,7 +253,7 @@ impl Settler {
         };
         loop {
             match sent {
-                Ok(at) => return self.written(writing, at),
+                Ok(at) => return writing.written(at),
                 Err(Error::TooLarge) if writing.shed() => target = self.target(writing.to),
                 Err(trouble) => {
                     if writing.delivery.ticket.partition().is_fenced() {
@@ -297,29 +290,19 @@ impl Settler {
         Ok(acknowledged)
     }
 
-    fn written(&self, writing: Writing, at: Acknowledged) {
-        let Writing { delivery, to, reason, pending, .. } = writing;
-        drop(pending);
-        let endpoint = || self.0.options.metrics.endpoint(&delivery.endpoint);
-        match to {
-            Destination::Onwards(_) => {}
-            Destination::Parked(_, why) => endpoint().parked(why),
-            Destination::Dead => {
-                endpoint().dead(reason);
-                if reason == Reason::TooLarge {
-                    // It was to go elsewhere.
-                    self.0.options.attempts.dead(&delivery, reason);
-                }
-                let (id, attempts) = (&delivery.event().id, delivery.attempts);
-                let Delivery { endpoint, status, .. } = &delivery;
-                // What a receiver answered stays in the letter: it may repeat what was sent, secrets and all.
-                let error = delivery.error.as_deref().filter(|_| status.is_none()).map(headers::cut);
-                warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, error, "dead letter");
-                self.tell(&delivery, reason, at);
-                return delivery.end(End::Dead(reason));
-            }
+    /// It is on the dead-letter topic.
+    fn dead_lettered(&self, delivery: &Delivery, reason: Reason, at: Acknowledged) {
+        self.0.options.metrics.endpoint(&delivery.endpoint).dead(reason);
+        if reason == Reason::TooLarge {
+            // It was to go elsewhere.
+            self.0.options.attempts.dead(delivery, reason);
         }
-        delivery.settle();
+        let (id, attempts) = (&delivery.event().id, delivery.attempts);
+        let Delivery { endpoint, status, .. } = delivery;
+        // What a receiver answered stays in the letter: it may repeat what was sent, secrets and all.
+        let error = delivery.error.as_deref().filter(|_| status.is_none()).map(headers::cut);
+        warn!(%id, %endpoint, reason = reason.as_str(), attempts, status, error, "dead letter");
+        self.tell(delivery, reason, at);
     }
 
     /// A dead letter is something to hear of, unless it is of a notice.
@@ -390,6 +373,22 @@ impl Writing {
         }
     }
 
+    /// It is safe: what is to be counted is, and it is settled.
+    fn written(self, at: Acknowledged) {
+        let Self { delivery, to, reason, pending, .. } = self;
+        let settler = &pending.settler;
+        match to {
+            Destination::Onwards(_) => {}
+            Destination::Parked(_, why) => settler.0.options.metrics.endpoint(&delivery.endpoint).parked(why),
+            Destination::Dead => settler.dead_lettered(&delivery, reason, at),
+        }
+        drop(pending);
+        match to {
+            Destination::Onwards(_) | Destination::Parked(..) => delivery.settle(),
+            Destination::Dead => delivery.end(End::Dead(reason)),
+        }
+    }
+
     /// It was too large by itself: less of it may fit. Is there less?
     fn shed(&mut self) -> bool {
         match self.shed {
@@ -404,19 +403,38 @@ impl Writing {
     }
 }
 
-/// A record that is not acknowledged yet.
-struct Pending(Metrics);
+/// A record that is not acknowledged yet: it is counted, and has a place among those that are written, or waits for one.
+struct Pending {
+    settler: Settler,
+    has_begun: bool,
+}
 
 impl Pending {
-    fn new(metrics: &Metrics) -> Self {
-        metrics.produce_pending(1);
-        Self(metrics.clone())
+    fn new(settler: Settler) -> Self {
+        settler.0.options.metrics.produce_pending(1);
+        Self { settler, has_begun: false }
+    }
+
+    /// Takes a place if there is one.
+    fn try_begin(&mut self) -> bool {
+        let place = self.settler.0.window.try_acquire();
+        self.has_begun = place.map(SemaphorePermit::forget).is_ok();
+        self.has_begun
+    }
+
+    /// Waits for a place.
+    async fn begin(&mut self) {
+        let place = self.settler.0.window.acquire().await;
+        place.expect("the semaphore is never closed").forget();
+        self.has_begun = true;
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.produce_pending(-1);
+        let Inner { options, window, .. } = &*self.settler.0;
+        options.metrics.produce_pending(-1);
+        window.add_permits(usize::from(self.has_begun));
     }
 }
 
