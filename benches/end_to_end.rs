@@ -8,8 +8,8 @@
 //! `cargo bench --bench end_to_end`, or with `-- --quick` in about a minute. It starts a real broker where
 //! `tests/kafka/fetch` has brought Kafka's jars, takes the one `KAFKA_BROKERS` names, or else the embedded one
 //! (`-- --embedded` takes that in any case). `ARAUTO_BENCH_EVENTS` (200000; quick 40000) and `ARAUTO_BENCH_RUNS` (3; quick 1)
-//! change the size; a name behind `--` runs the rows whose name contains it. `ARAUTO_BENCH_PROPERTIES` and
-//! `ARAUTO_BENCH_LIMITS` are lines for those sections of the configuration.
+//! change the size; latencies have four times as many runs, of 5 s. A name behind `--` runs the rows whose name contains it.
+//! `ARAUTO_BENCH_PROPERTIES` and `ARAUTO_BENCH_LIMITS` are lines for those sections of the configuration.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::{
@@ -212,8 +212,9 @@ impl Bench {
         let [pipe, arauto] =
             in_turn(times, [&|| self.steady(LATENCY_RUN, true), &|| self.steady(LATENCY_RUN, false)]);
         for (name, figures) in [("pipe", &pipe), ("arauto", &arauto)] {
-            show(&format!("{name}: latency at {LATENCY_RATE}/s, p50"), figures, P50, "ms");
-            show(&format!("{name}: latency at {LATENCY_RATE}/s, p99"), figures, P99, "ms");
+            let row = format!("{name}: {times} × {LATENCY_RUN} s at {LATENCY_RATE}/s");
+            show(&format!("{row}, latency p50"), figures, P50, "ms");
+            show(&format!("{row}, latency p99"), figures, P99, "ms");
         }
         ratio("arauto ÷ pipe: p50", (&arauto, &pipe), P50, "≤ 1.2");
         ratio("arauto ÷ pipe: p99", (&arauto, &pipe), P99, "≤ 1.2");
