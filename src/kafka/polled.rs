@@ -12,7 +12,6 @@ use rdkafka::{
     error::KafkaResult,
     producer::{BaseProducer, ProducerContext},
 };
-use tokio::runtime::Handle;
 
 /// How long the thread looks for answers before it sees whether anybody still has the producer. librdkafka waits the whole
 /// milliseconds of it; the 50 µs above them have passed when it wakes up, so that nothing is left to ask again for.
@@ -20,18 +19,14 @@ const POLL: Duration = Duration::from_micros(500_050);
 
 /// Makes a producer whose answers are taken in until nobody else has it any more; it is closed then, on that thread, which
 /// may take half a second longer. Whoever drops it never waits for that, not even in an answer.
-///
-/// The thread is within the runtime in which this is called, if it is in one: answers may start tasks.
 pub(super) fn producer<C>(config: &ClientConfig, context: C) -> KafkaResult<Arc<BaseProducer<C>>>
 where
     C: ProducerContext + 'static,
 {
     let client: Arc<BaseProducer<C>> = Arc::new(config.create_with_context(context)?);
     let ours = Arc::clone(&client);
-    let runtime = Handle::try_current();
     // Ours is the last one: what is dropped elsewhere closes nothing.
     let poll = move || {
-        let _within = runtime.as_ref().map(Handle::enter);
         while Arc::strong_count(&ours) > 1 {
             ours.poll(POLL);
         }

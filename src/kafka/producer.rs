@@ -196,14 +196,15 @@ impl Producer {
         sent.acknowledged().await
     }
 
-    /// Hands a record to the client at once, in the order of the calls; [`Sent::acknowledged`] waits for the brokers.
+    /// Hands a record to the client at once, in the order of the calls; [`Sent::acknowledged`] waits for the brokers. What
+    /// is under way when the last producer is dropped is [`Error::Closed`].
     pub fn begin<'a>(&self, record: impl Into<Native<'a>>) -> Result<Sent, Error> {
         self.0.with_client(|client| self.0.begin(client, record.into()))
     }
 
     /// The same, and nobody waits: what the brokers say is told to `answer`, on the client's thread, which it must not
-    /// block and which is within the runtime in which the producer was made; at once if the client does not take the
-    /// record. [`Error::TooLarge`] may mean its batch.
+    /// block and which is in no runtime; at once if the client does not take the record. [`Error::TooLarge`] may mean its
+    /// batch.
     pub fn begin_then<'a>(
         &self,
         record: impl Into<Native<'a>>,

@@ -4,7 +4,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, SemaphorePermit},
+};
 use tracing::{debug, error, warn};
 
 use super::{
@@ -70,6 +73,7 @@ struct Inner {
     tiers: HashMap<Duration, Target>,
     dead: Target,
     window: Semaphore,
+    runtime: Handle,
 }
 
 /// One of our topics, and where what is written to it is counted.
@@ -98,14 +102,14 @@ enum Destination {
 }
 
 impl Settler {
-    /// A settler. Its producer was made within the runtime.
+    /// A settler; to be made within the runtime.
     pub fn new(options: Options) -> Self {
         let target = |topic: String| Target { produced: options.metrics.produced(&topic), topic };
         let tiers = options.ladder.tiers().chain([Duration::ZERO]);
         let tiers = tiers.map(|tier| (tier, target(tier_topic(&options.prefix, tier)))).collect();
         let dead = target(dead_topic(&options.prefix));
         let window = Semaphore::new(PRODUCE_WINDOW);
-        Self(Arc::new(Inner { options, tiers, dead, window }))
+        Self(Arc::new(Inner { options, tiers, dead, window, runtime: Handle::current() }))
     }
 
     /// An attempt that began then has ended and is counted in its delivery.
@@ -224,7 +228,8 @@ impl Settler {
         let (content, target) = (writing.content(), self.target(writing.to));
         self.0.options.producer.begin_then((&content, target), move |sent| {
             // On the client's thread; trying again starts a task, and so does the next one in a line that may go now.
-            let settler = &writing.pending.settler;
+            let settler = writing.pending.settler.clone();
+            let _runtime = settler.0.runtime.enter();
             let sent = match sent {
                 Err(Error::TooLarge) => Err(Error::TooLarge),
                 sent => settler.count(settler.target(writing.to), sent),
@@ -232,8 +237,9 @@ impl Settler {
             match sent {
                 Ok(at) => writing.written(at),
                 Err(trouble) => {
-                    let (settler, tasks) = (settler.clone(), settler.0.options.tasks.clone());
-                    tasks.spawn("hand on", async move { settler.write_again(writing, trouble).await });
+                    let again = settler.clone();
+                    let retry = async move { again.write_again(writing, trouble).await };
+                    settler.0.options.tasks.spawn("hand on", retry);
                 }
             }
         });
