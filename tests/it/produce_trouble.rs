@@ -121,6 +121,45 @@ async fn a_refused_retry_record_holds_the_offset_until_it_is_taken() {
     }
 }
 
+/// On the embedded broker, because a real one cannot be told to: it loses count of the producer's records, which no client
+/// survives, and refuses the first one that takes its place.
+#[tokio::test]
+async fn a_producer_that_has_given_up_is_replaced_and_its_records_are_sent_again() {
+    let mock = MockCluster::new(1).unwrap();
+    for topic in OWN.iter().chain(&[TOPIC]) {
+        mock.create_topic(topic, 1, 1).unwrap();
+    }
+    let cluster = Cluster::at(mock.bootstrap_servers());
+    let hook = Hook::start(|_| Reply::never()).await;
+    let endpoint = Endpoint::new("shop", &hook.url()).set("retry.schedule", vec!["3s"; 20]);
+    let config = Config::new(cluster.brokers(), GROUP, "arauto", &[TOPIC])
+        .set("kafka.protocol", "classic")
+        .endpoint(endpoint);
+    let file = config.write();
+    let mut arauto = Arauto::run(&file.path()).await;
+    produce_unanswered(&cluster, &hook, &arauto).await;
+
+    hook.script(|_| Reply::status(500));
+    mock.request_errors(
+        RDKafkaApiKey::InitProducerId,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
+    );
+    mock.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+    );
+    hook.wake();
+    arauto.wait_for_log("the Kafka producer is replaced").await;
+    hook.script(|_| Reply::ok());
+    hook.wait_for(EVENTS, PATIENCE).await;
+    let metrics = arauto.metrics().await;
+    assert_eq!(metrics.value("arauto_tickets_lost_total", &[]), Some(0.0));
+    assert_eq!(metrics.value("arauto_produce_pending", &[]), Some(0.0));
+    assert_eq!(arauto.stop().await, 0);
+    assert_eq!(hook.accepted_bodies(), events());
+    assert_eq!(committed(&cluster).await, Some(EVENTS as i64));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_records_wait_for_a_broker_that_is_away() {
     let mut broker = Broker::start().await;
