@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use rdkafka::{
     mocking::MockCluster,
+    producer::DefaultProducerContext,
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::support::{
     arauto::Arauto,
     broker::Broker,
     cluster::Cluster,
-    config::{Config, Endpoint},
+    config::{Config, ConfigFile, Endpoint},
     hook::{Hook, Reply},
     never,
     records::NewRecord,
@@ -62,10 +63,10 @@ async fn committed(cluster: &Cluster) -> Option<i64> {
     cluster.committed(GROUP, TOPIC).await[0].offset
 }
 
-/// On the embedded broker, because a real one cannot be told to refuse.
-#[tokio::test]
-async fn a_refused_retry_record_holds_the_offset_until_it_is_taken() {
-    let mock = MockCluster::new(1).unwrap();
+/// Arauto on the embedded broker, with all events read and none answered.
+async fn begin_unanswered(
+    mock: &MockCluster<'_, DefaultProducerContext>,
+) -> (Cluster, Hook, Arauto, ConfigFile) {
     for topic in OWN.iter().chain(&[TOPIC]) {
         mock.create_topic(topic, 1, 1).unwrap();
     }
@@ -77,8 +78,16 @@ async fn a_refused_retry_record_holds_the_offset_until_it_is_taken() {
         .set("kafka.protocol", "classic")
         .endpoint(endpoint);
     let file = config.write();
-    let mut arauto = Arauto::run(&file.path()).await;
+    let arauto = Arauto::run(&file.path()).await;
     produce_unanswered(&cluster, &hook, &arauto).await;
+    (cluster, hook, arauto, file)
+}
+
+/// On the embedded broker, because a real one cannot be told to refuse.
+#[tokio::test]
+async fn a_refused_retry_record_holds_the_offset_until_it_is_taken() {
+    let mock = MockCluster::new(1).unwrap();
+    let (cluster, hook, mut arauto, _file) = begin_unanswered(&mock).await;
 
     hook.script(|_| Reply::status(500));
     let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 10_000];
@@ -126,18 +135,7 @@ async fn a_refused_retry_record_holds_the_offset_until_it_is_taken() {
 #[tokio::test]
 async fn a_producer_that_has_given_up_is_replaced_and_its_records_are_sent_again() {
     let mock = MockCluster::new(1).unwrap();
-    for topic in OWN.iter().chain(&[TOPIC]) {
-        mock.create_topic(topic, 1, 1).unwrap();
-    }
-    let cluster = Cluster::at(mock.bootstrap_servers());
-    let hook = Hook::start(|_| Reply::never()).await;
-    let endpoint = Endpoint::new("shop", &hook.url()).set("retry.schedule", vec!["3s"; 20]);
-    let config = Config::new(cluster.brokers(), GROUP, "arauto", &[TOPIC])
-        .set("kafka.protocol", "classic")
-        .endpoint(endpoint);
-    let file = config.write();
-    let mut arauto = Arauto::run(&file.path()).await;
-    produce_unanswered(&cluster, &hook, &arauto).await;
+    let (cluster, hook, mut arauto, _file) = begin_unanswered(&mock).await;
 
     hook.script(|_| Reply::status(500));
     mock.request_errors(
