@@ -30,10 +30,6 @@ use crate::{
     pipeline::Headers,
 };
 
-/// The most a batch has, unless the configuration says otherwise. Brokers hand out whole batches: one that is larger than
-/// what is fetched ahead of a partition (a quarter of `limits.prefetch` at a time) keeps the reader of a tier from asking
-/// for the next one while it still has some to deliver.
-const BATCH_BYTES: usize = 256 << 10;
 /// Room for this many headers is made at once: ours and some of the event's.
 const HEADERS: usize = 16;
 /// How often the client tells how its brokers answer, when anybody listens.
@@ -168,9 +164,6 @@ impl Producer {
             .set("linger.ms", "20")
             // Originals near the brokers' limit grow by our headers; the brokers decide what is too large.
             .set("message.max.bytes", "100000000");
-        if config.get("batch.size").is_none() {
-            config.set("batch.size", BATCH_BYTES.to_string());
-        }
         if watch.is_some() {
             config.set("statistics.interval.ms", STATISTICS.as_millis().to_string());
         }
