@@ -8,7 +8,8 @@
 //! `cargo bench --bench end_to_end`, or with `-- --quick` in about a minute. It starts a real broker where
 //! `tests/kafka/fetch` has brought Kafka's jars, takes the one `KAFKA_BROKERS` names, or else the embedded one
 //! (`-- --embedded` takes that in any case). `ARAUTO_BENCH_EVENTS` (200000; quick 40000) and `ARAUTO_BENCH_RUNS` (3; quick 1)
-//! change the size; latencies have four times as many runs, of 5 s. A name behind `--` runs the rows whose name contains it.
+//! change the size; latencies have four times as many runs, of 5 s, and there each event goes through the pipe and through
+//! Arauto at once. A name behind `--` runs the rows whose name contains it.
 //! `ARAUTO_BENCH_PROPERTIES` and `ARAUTO_BENCH_LIMITS` are lines for those sections of the configuration.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
 
@@ -157,23 +158,14 @@ impl Bench {
 
     /// Measures all of them in turn, as often as asked.
     fn compare<const N: usize>(&self, each: [&dyn Fn() -> Figure; N]) -> [Vec<Figure>; N] {
-        in_turn(self.runs, each)
-    }
-}
-
-/// Measures all of them in turn, so often.
-fn in_turn<const N: usize>(times: u64, each: [&dyn Fn() -> Figure; N]) -> [Vec<Figure>; N] {
-    let mut all = [const { Vec::new() }; N];
-    for _ in 0..times {
-        for (figures, measure) in all.iter_mut().zip(each) {
-            figures.push(measure());
+        let mut all = [const { Vec::new() }; N];
+        for _ in 0..self.runs {
+            for (figures, measure) in all.iter_mut().zip(each) {
+                figures.push(measure());
+            }
         }
+        all
     }
-    all
-}
-
-fn middle(figures: &[Figure], reading: Reading) -> f64 {
-    median(figures.iter().map(reading))
 }
 
 fn show(name: &str, figures: &[Figure], reading: Reading, unit: &str) {
@@ -182,8 +174,9 @@ fn show(name: &str, figures: &[Figure], reading: Reading, unit: &str) {
     println!("{name:48} {:>10.1} {unit:12} [{low:.1} … {high:.1}]", median(all));
 }
 
+/// Each is compared with the one measured beside it: what else the machine did in that minute, it did to both.
 fn ratio(name: &str, (of, by): (&[Figure], &[Figure]), reading: Reading, target: &str) {
-    let ratio = middle(of, reading) / middle(by, reading);
+    let ratio = median(of.iter().zip(by).map(|(of, by)| reading(of) / reading(by)));
     println!("{name:48} {ratio:>10.2} {:12} target {target}", "");
 }
 
@@ -209,8 +202,8 @@ impl Bench {
     fn latency(&self) {
         // Who is late and how often changes by the second with what else the machine does: few long runs measure that.
         let times = if self.quick { self.runs } else { 4 * self.runs };
-        let [pipe, arauto] =
-            in_turn(times, [&|| self.steady(LATENCY_RUN, true), &|| self.steady(LATENCY_RUN, false)]);
+        let (pipe, arauto): (Vec<_>, Vec<_>) =
+            (0..times).map(|_| self.side_by_side(LATENCY_RUN).into()).unzip();
         for (name, figures) in [("pipe", &pipe), ("arauto", &arauto)] {
             let row = format!("{name}: {times} × {LATENCY_RUN} s at {LATENCY_RATE}/s");
             show(&format!("{row}, latency p50"), figures, P50, "ms");
@@ -516,21 +509,22 @@ impl Bench {
 
     fn piped(&self, topic: &str) -> Figure {
         let (_receiver, address) = process::receiver("http", Path::new(""));
-        finished(&address, self.held(topic), &mut [Killed(self.pipe(&address, topic))], "")
+        finished(&address, self.held(topic), &mut [Killed(self.pipe(&address, "/ok/0", topic))], "")
     }
 
-    fn pipe(&self, address: &str, topic: &str) -> Child {
+    fn pipe(&self, address: &str, path: &str, topic: &str) -> Child {
         let mut command: Command = process::again("pipe");
-        command.env("URL", format!("{address}/ok/0")).env("TOPIC", topic);
+        command.env("URL", format!("{address}{path}")).env("TOPIC", topic);
         command.env("BROKERS", self.broker.address()).spawn().unwrap()
     }
 
-    /// Events at a steady rate.
-    fn steady(&self, seconds: u64, pipe: bool) -> Figure {
+    /// Events at a steady rate, each through the pipe and through Arauto at once: the machine is as busy for one as it is
+    /// for the other.
+    fn side_by_side(&self, seconds: u64) -> [Figure; 2] {
         let events = LATENCY_RATE * seconds;
         let topic = self.topic(events);
-        let case = self.case(&topic, "http", &["/ok/0"], "");
-        let sender = if pipe { Killed(self.pipe(&case.address, &topic)) } else { case.arauto() };
+        let case = self.case(&topic, "http", &["/ok/arauto"], "");
+        let mut senders = [Killed(self.pipe(&case.address, "/ok/pipe", &topic)), case.arauto()];
         let (producer, partitions) = (self.broker.producer(0), self.broker.partitions(events) as u64);
         // Groups are joined, connections made and limits found before it counts.
         let warm = LATENCY_RATE * 3;
@@ -539,13 +533,20 @@ impl Bench {
         }
         wait_for("the first events", || {
             producer.poll(Duration::ZERO);
-            receiver::arrived(&case.address) == partitions
+            receiver::arrived(&case.address) == 2 * partitions
         });
         let number = |n: u64| if n < warm { rig::WARM + partitions + n } else { n - warm };
         broker::feed(&producer, (&topic, partitions as i32), (warm + events, LATENCY_RATE), |n| {
             Event::new(number(n))
         });
-        finished(&case.address, partitions + warm + events, &mut [sender], "")
+        let all = partitions + warm + events;
+        finished(&case.address, 2 * all, &mut senders, "");
+        let report = receiver::report(&case.address);
+        ["/ok/pipe", "/ok/arauto"].map(|path| {
+            let stats = report.paths[path].clone();
+            assert_eq!(stats.unique, all, "everything arrived at {path}");
+            Figure { stats, ..Figure::default() }
+        })
     }
 
     /// The milliseconds from the assignment to the first request, with a full topic.
