@@ -8,8 +8,8 @@
 //! `cargo bench --bench end_to_end`, or with `-- --quick` in about a minute. It starts a real broker where
 //! `tests/kafka/fetch` has brought Kafka's jars, takes the one `KAFKA_BROKERS` names, or else the embedded one
 //! (`-- --embedded` takes that in any case). `ARAUTO_BENCH_EVENTS` (200000; quick 40000) and `ARAUTO_BENCH_RUNS` (3; quick 1)
-//! change the size; latencies have four times as many runs, of 5 s, and there each event goes through the pipe and through
-//! Arauto at once. A name behind `--` runs the rows whose name contains it.
+//! change the size; retries are half as many, 60,000 at least. Latencies have four times as many runs, of 5 s, and there each
+//! event goes through the pipe and through Arauto at once. A name behind `--` runs the rows whose name contains it.
 //! `ARAUTO_BENCH_PROPERTIES` and `ARAUTO_BENCH_LIMITS` are lines for those sections of the configuration.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
 
@@ -208,8 +208,7 @@ impl Bench {
     fn latency(&self) {
         // Who is late and how often changes by the second with what else the machine does: few long runs measure that.
         let times = if self.quick { self.runs } else { 4 * self.runs };
-        let (pipe, arauto): (Vec<_>, Vec<_>) =
-            (0..times).map(|_| self.side_by_side(LATENCY_RUN).into()).unzip();
+        let (pipe, arauto): (Vec<_>, Vec<_>) = (0..times).map(|_| self.side_by_side().into()).unzip();
         for (name, figures) in [("pipe", &pipe), ("arauto", &arauto)] {
             let row = format!("{name}: {times} × {LATENCY_RUN} s at {LATENCY_RATE}/s");
             show(&format!("{row}, latency p50"), figures, P50, "ms");
@@ -529,8 +528,8 @@ impl Bench {
 
     /// Events at a steady rate, each through the pipe and through Arauto at once: the machine is as busy for one as it is
     /// for the other.
-    fn side_by_side(&self, seconds: u64) -> [Figure; 2] {
-        let events = LATENCY_RATE * seconds;
+    fn side_by_side(&self) -> [Figure; 2] {
+        let events = LATENCY_RATE * LATENCY_RUN;
         let topic = self.topic(events);
         let case = self.case(&topic, "http", &["/ok/arauto"], "");
         let mut senders = [Killed(self.pipe(&case.address, "/ok/pipe", &topic)), case.arauto()];
