@@ -150,6 +150,16 @@ impl Bench {
         }
     }
 
+    /// The same with what the broker has not done until then.
+    fn warm_up_with<T>(&self, pass: impl Fn() -> T) {
+        if !self.broker.is_embedded() {
+            let passes = if self.quick { 1 } else { WARM_UPS };
+            for _ in 0..passes {
+                pass();
+            }
+        }
+    }
+
     fn wanted(&self, name: &str, row: impl FnOnce()) {
         if self.only.as_deref().is_none_or(|only| name.contains(only)) {
             row();
@@ -208,6 +218,8 @@ impl Bench {
     fn latency(&self) {
         // Who is late and how often changes by the second with what else the machine does: few long runs measure that.
         let times = if self.quick { self.runs } else { 4 * self.runs };
+        // Nobody has produced a record at a time yet: what waits for the broker is as late through one as through the other.
+        self.warm_up_with(|| self.side_by_side());
         let (pipe, arauto): (Vec<_>, Vec<_>) = (0..times).map(|_| self.side_by_side().into()).unzip();
         for (name, figures) in [("pipe", &pipe), ("arauto", &arauto)] {
             let row = format!("{name}: {times} × {LATENCY_RUN} s at {LATENCY_RATE}/s");
@@ -247,13 +259,8 @@ impl Bench {
             let written = || case.counted("arauto_produced_total");
             Self::one(&case, self.held(&topic), |deliveries| 100.0 * written() / deliveries)
         };
-        // Nobody has produced records with headers to this broker yet, and it compiles that as well while it runs.
-        if !self.broker.is_embedded() {
-            let passes = if self.quick { 1 } else { WARM_UPS };
-            for _ in 0..passes {
-                fails_once();
-            }
-        }
+        // Nobody has produced records with headers to this broker yet.
+        self.warm_up_with(fails_once);
         let [plain, failing] =
             self.compare([&|| self.arauto(&topic, "http", &["/ok/0"], "", 1), &fails_once]);
         show("each fails once, then a tier", &failing, RATE, "finished/s");
